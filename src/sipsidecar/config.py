@@ -1,0 +1,381 @@
+"""Turns one TOML file, the environment and the command line's flags into checked settings.
+
+A key is `section.name`. A flag wins over the environment (`SIPSIDECAR_SECTION__NAME`), that over
+the file, that over the default.
+"""
+
+import difflib
+import ipaddress
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from sipsidecar.tables import printable
+
+DEFAULT_FILE = Path("/etc/sipsidecar/sipsidecar.toml")
+PREFIX = "SIPSIDECAR_"
+FLAGS = {
+    "hep.listen": "--hep",
+    "http.listen": "--http",
+    "database.directory": "--data",
+    "database.dsn": "--dsn",
+}
+"""Keys with a flag of their own."""
+
+
+def _meta(text: str, least: float | None = None, most: float | None = None) -> msgspec.Meta:
+    return msgspec.Meta(description=text, ge=least, le=most)
+
+
+class Node(msgspec.Struct, frozen=True):
+    """Which sidecar this is, where several write to one database."""
+
+    id: Annotated[int, _meta("Number of this sidecar; no other may have it", 1, 2**31 - 1)] = 1
+    name: Annotated[str, _meta("Name to show; empty: the host's name")] = ""
+
+
+class Hep(msgspec.Struct, frozen=True):
+    """Where mirrored SIP comes in."""
+
+    listen: Annotated[str, _meta("ADDR:PORT for HEP; port 0: any free one")] = "127.0.0.1:9060"
+    receive_buffer_bytes: Annotated[
+        int, _meta("UDP receive buffer to ask of the kernel, which may grant less", 65536, 2**30)
+    ] = 64 * 2**20
+    tcp: Annotated[bool, _meta("HEP over TCP too, on the same port")] = True
+    tcp_connections: Annotated[
+        int, _meta("TCP connections at one time; more are refused", 1, 65535)
+    ] = 256
+    tcp_idle_seconds: Annotated[
+        float, _meta("A TCP peer that holds back half a message longer is closed", 0.1, 86400)
+    ] = 30.0
+    local_addresses: Annotated[
+        tuple[str, ...], _meta("IP addresses of the capturing proxies; empty: learned")
+    ] = ()
+    agents: Annotated[
+        dict[str, Annotated[int, _meta("capture id", 0, 2**32 - 1)]],
+        _meta("Names of capture ids, as `{ edge = 2001 }`: the names label metrics"),
+    ] = {}
+
+
+class Http(msgspec.Struct, frozen=True):
+    """Where metrics and health are read."""
+
+    listen: Annotated[str, _meta("ADDR:PORT for HTTP; port 0: any free one")] = "127.0.0.1:9080"
+
+
+class Database(msgspec.Struct, frozen=True):
+    """Where records go."""
+
+    dsn: Annotated[str, _meta("postgresql:// URI; empty: the sidecar's own PostgreSQL")] = ""
+    directory: Annotated[
+        str, _meta("Folder of the sidecar's own PostgreSQL; empty: by platform")
+    ] = ""
+    binaries: Annotated[
+        str, _meta("Folder with `initdb` and `postgres`; empty: looked for in the usual places")
+    ] = ""
+    batch_rows: Annotated[int, _meta("Rows that make a batch leave at once", 1, 100_000)] = 2000
+    batch_seconds: Annotated[float, _meta("Age at which a smaller batch leaves", 0.01, 60)] = 0.5
+    queue_bytes: Annotated[
+        int, _meta("Memory for waiting rows; more are dropped and counted", 2**20, 2**40)
+    ] = 128 * 2**20
+    store_messages: Annotated[bool, _meta("Keep each message's text, for ladders and pcap")] = True
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How many days rows are kept."""
+
+    calls_days: Annotated[int, _meta("Days to keep calls", 1, 36500)] = 90
+    attempts_days: Annotated[int, _meta("Days to keep attempts", 1, 36500)] = 90
+    messages_days: Annotated[int, _meta("Days to keep messages", 1, 36500)] = 7
+    registrations_days: Annotated[int, _meta("Days to keep registrations", 1, 36500)] = 30
+    pings_days: Annotated[int, _meta("Days to keep OPTIONS pings", 1, 36500)] = 7
+    quarantine_days: Annotated[int, _meta("Days to keep what was not understood", 1, 36500)] = 7
+
+
+class Calls(msgspec.Struct, frozen=True):
+    """How calls are followed."""
+
+    max_calls: Annotated[
+        int, _meta("Live calls; newcomers over it are only counted", 1, 10_000_000)
+    ] = 100_000
+    settle_seconds: Annotated[
+        float, _meta("Wait after a call's end for messages out of order", 0, 60)
+    ] = 2.0
+    linger_seconds: Annotated[
+        float, _meta("Memory of a closed call, for its retransmissions", 0, 3600)
+    ] = 32.0
+    max_seconds: Annotated[
+        float, _meta("Longest call: one whose BYE was not seen ends then", 1, 30 * 86400)
+    ] = 14400.0
+
+
+class Log(msgspec.Struct, frozen=True):
+    """What is written to standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], _meta("Least level that is written")
+    ] = "info"
+    format: Annotated[Literal["text", "json"], _meta("A line of text or of JSON each")] = "text"
+
+
+class Config(msgspec.Struct, frozen=True):
+    """All settings; each part of the sidecar gets its own section."""
+
+    node: Node = Node()
+    hep: Hep = Hep()
+    http: Http = Http()
+    database: Database = Database()
+    retention: Retention = Retention()
+    calls: Calls = Calls()
+    log: Log = Log()
+
+
+class ConfigError(ValueError):
+    """One line that says which key is wrong, why, and where it was set."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """The settings, and for each key where it came from: default, file, env or flag."""
+
+    config: Config
+    sources: dict[str, str]
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One key: what the README and `load` know of it."""
+
+    key: str
+    annotation: Any
+    base: Any
+    """The type without its limits."""
+    meta: msgspec.Meta
+    default: Any
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return PREFIX + self.key.upper().replace(".", "__")
+
+
+SETTINGS = tuple(
+    Setting(f"{section}.{name}", annotation, base, meta, getattr(kind(), name))
+    for section, kind in get_type_hints(Config).items()
+    for name, annotation in get_type_hints(kind, include_extras=True).items()
+    for base, meta in [get_args(annotation)]
+)
+_BY_KEY = {setting.key: setting for setting in SETTINGS}
+_BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Turn ADDR:PORT into a host for `bind` and a port; ValueError says what is expected.
+
+    ADDR is an IPv4 address, an IPv6 address in brackets, or localhost.
+    """
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", text)
+    if found and int(found[3]) <= 65535:
+        host = found[1] or found[2]
+        try:
+            if host != "localhost":
+                (ipaddress.IPv6Address if found[1] else ipaddress.IPv4Address)(host)
+        except ValueError:
+            pass  # the one error below
+        else:
+            return host, int(found[3])
+    raise ValueError(f"expected ADDR:PORT such as 127.0.0.1:9060 or [::1]:9060, got {text!r}")
+
+
+def _check_addresses(addresses: tuple[str, ...]) -> None:
+    for address in addresses:
+        ipaddress.ip_address(address)
+
+
+def _check_agents(agents: dict[str, int]) -> None:
+    for name in agents:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise ValueError(f"a name has 1 to 64 letters, digits, _ or -, got {name!r}")
+    if len(set(agents.values())) < len(agents):
+        raise ValueError("one capture id has two names")
+
+
+def _check_dsn(dsn: str) -> None:
+    if dsn and not dsn.startswith(("postgresql://", "postgres://")):
+        raise ValueError("expected postgresql://USER@HOST/NAME")  # never shows a password
+
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "hep.listen": parse_address,
+    "http.listen": parse_address,
+    "hep.local_addresses": _check_addresses,
+    "hep.agents": _check_agents,
+    "database.dsn": _check_dsn,
+}
+
+
+def find_file(
+    flag: Path | None, environ: Mapping[str, str], default: Path = DEFAULT_FILE
+) -> Path | None:
+    """Choose the file to load: --config, else $SIPSIDECAR_CONFIG, else the default if it exists."""
+    named = environ.get(f"{PREFIX}CONFIG")
+    return flag or (Path(named) if named else default if default.exists() else None)
+
+
+def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Read the settings; `flags` has dotted keys, and None for a flag that was not given."""
+    values: dict[str, dict[str, object]] = {}
+    sources = dict.fromkeys(_BY_KEY, "default")
+
+    def put(setting: Setting, value: object, source: str) -> None:
+        section, _, name = setting.key.partition(".")
+        values.setdefault(section, {})[name] = _checked(setting, value, source)
+        sources[setting.key] = source
+
+    if path:
+        for key, value in _read(path).items():
+            _expect(key, _BY_KEY, f"file {path}")
+            put(_BY_KEY[key], value, f"file {path}")
+    for variable, text in environ.items():
+        if variable.startswith(PREFIX) and "__" in variable:
+            _expect(variable, _BY_VARIABLE, "env")
+            setting = _BY_VARIABLE[variable]
+            put(setting, _from_text(text, setting.base), f"env {variable}")
+    for key, value in flags.items():
+        if value is not None:
+            _expect(key, _BY_KEY, "flag")
+            plain = _from_text(value, _BY_KEY[key].base) if isinstance(value, str) else value
+            put(_BY_KEY[key], plain, f"flag {FLAGS.get(key, '--' + key)}")
+    return Loaded(msgspec.convert(values, Config), sources)
+
+
+def _read(path: Path) -> dict[str, object]:
+    """Turn the file into values by dotted key."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigError(f"{path}: {error}") from None
+    flat: dict[str, object] = {}
+    for section, body in document.items():
+        if not isinstance(body, dict) or not body:
+            _expect(section, Config.__struct_fields__, f"file {path}")
+        if not isinstance(body, dict):
+            raise ConfigError(f"{section}: expected [{section}] and keys under it (file {path})")
+        flat |= {f"{section}.{name}": value for name, value in body.items()}
+    return flat
+
+
+def _expect(name: str, known: Iterable[str], source: str) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, [*known, *_BY_KEY], n=1)
+    hint = f", did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"{name}: no such setting{hint} ({source})")
+
+
+def _from_text(text: str, base: object) -> object:
+    """Read a value out of a variable or flag; what does not fit stays text, for the type check."""
+    if base is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if base is int and re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    if base is float and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", text):
+        return float(text)
+    if get_origin(base) is tuple and not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if get_origin(base) in (tuple, dict):
+        for read in json.loads, lambda toml: tomllib.loads(f"value = {toml}")["value"]:
+            try:
+                return read(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _checked(setting: Setting, value: object, source: str) -> object:
+    inside = ""
+    try:
+        value = msgspec.convert(value, setting.annotation)
+        _CHECKS.get(setting.key, bool)(value)
+    except msgspec.ValidationError as error:
+        why, _, at = str(error).replace("`", "").partition(" - at $")
+        inside = "" if at == "[...]" else at
+        if get_origin(setting.base) is Literal:
+            why = f"expected {' or '.join(get_args(setting.base))}"
+        if setting.base is bool:
+            why = "expected true or false"
+        why = why[0].lower() + why[1:].replace("array", "list").replace("object", "table")
+        if isinstance(value, str) and at == "":
+            why = why.removesuffix(", got str")
+        if ", got" not in why:
+            why += f", got {value!r}"
+    except ValueError as error:
+        why = str(error)
+    else:
+        return value
+    raise ConfigError(f"{setting.key}{inside}: {why} ({source})")
+
+
+def redacted(dsn: str) -> str:
+    """Take the passwords out of a database URI, for people to read."""
+    dsn = re.sub(r"^(\w+://[^:/@?]*:).*@", r"\1***@", dsn)
+    return re.sub(r"(?i)([?&]\w*password=)[^&]*", r"\1***", dsn)
+
+
+def _shown(loaded: Loaded) -> dict[str, Any]:
+    values = {}
+    for key in _BY_KEY:
+        section, _, name = key.partition(".")
+        values[key] = getattr(getattr(loaded.config, section), name)
+    return values | {"database.dsn": redacted(loaded.config.database.dsn)}
+
+
+def render(loaded: Loaded) -> str:
+    """Show every key, its value and its source, one aligned line each; it is TOML, too."""
+    shown = {key: _toml(value) for key, value in _shown(loaded).items()}
+    left, right = max(map(len, shown)), max(map(len, shown.values()))
+    return "\n".join(
+        printable(f"{key:{left}} = {value:{right}}  # {loaded.sources[key]}")
+        for key, value in shown.items()
+    )
+
+
+def render_json(loaded: Loaded) -> str:
+    """Show the same as one JSON object, by dotted key."""
+    sources = loaded.sources
+    shown = {key: {"value": v, "source": sources[key]} for key, v in _shown(loaded).items()}
+    return json.dumps(shown, indent=2)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def settings_markdown() -> str:
+    """Make the table of all settings that the README shows."""
+    lines = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
+    for setting in SETTINGS:
+        default = setting.default
+        lines.append(
+            f"| `{setting.key}` | {_type(setting)} | `{_toml(default)}` | {setting.meta.description} |"
+        )
+    return "\n".join(lines)
+
+
+def _type(setting: Setting) -> str:
+    base, meta = setting.base, setting.meta
+    if get_origin(base) is Literal:
+        return " or ".join(f"`{one}`" for one in get_args(base))
+    names = {int: "integer", float: "number", bool: "boolean", str: "text", tuple: "list"}
+    limits = "" if meta.ge is None else f", {meta.ge} to {meta.le}"
+    return names.get(get_origin(base) or base, "table") + limits

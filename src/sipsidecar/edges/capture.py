@@ -1,0 +1,305 @@
+"""HEP over UDP and TCP to `deliver(datagram, now, received_at, peer)`.
+
+The UDP reader owns its socket: after the first datagram it drains on a 1 ms tick instead of per
+wake-up, which costs a third of the loop's own datagram endpoint. TCP always reads, and drops in
+user space what it cannot use: a collector that stops reading makes agents close and lose more.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from sipsidecar.wire import hep
+
+Deliver = Callable[[bytes, float, int, str], None]
+"""A HEP packet, monotonic seconds, wall-clock microseconds UTC, the sender's address."""
+
+MAX_DATAGRAM = 65_535
+PER_TURN = 256
+"""Datagrams per turn, so that HTTP and the writer get theirs."""
+TICK = 0.001
+IDLE_TICKS = 5
+SO_RCVBUFFORCE = 33
+SO_MEMINFO = 55
+PER_ADDRESS = 64
+"""TCP connections from one address: a node's workers may each have one."""
+
+log = logging.getLogger("sipsidecar.capture")
+
+
+class CaptureError(OSError):
+    """A listener that cannot be had; the message is one line that says what to do."""
+
+
+def _resolve(host: str, port: int, kind: socket.SocketKind) -> tuple[int, tuple[str, int]]:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)[0]
+    return family, address  # type: ignore[return-value]
+
+
+def _explain(error: OSError, host: str, port: int, what: str) -> CaptureError:
+    if error.errno == errno.EADDRINUSE:
+        why = "is taken by another program; stop it, or give --hep another ADDR:PORT"
+    elif error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        why = "is no address of this machine; give --hep one that is"
+    elif error.errno == errno.EACCES:
+        why = "may not be used by this user; give --hep a port above 1023"
+    else:
+        why = error.strerror or str(error)
+    return CaptureError(error.errno, f"HEP {what} {host}:{port} {why}")
+
+
+class UdpCapture:
+    """One UDP socket, drained in ticks."""
+
+    def __init__(self, deliver: Deliver, *, after_turn: Callable[[], None] | None = None) -> None:
+        self._deliver = deliver
+        self._after_turn = after_turn or (lambda: None)
+        self._loop = asyncio.get_running_loop()
+        self._idle = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._socket: socket.socket | None = None
+        self.buffer_bytes = 0
+        self.datagrams = 0
+
+    def open(self, host: str, port: int, buffer_bytes: int) -> tuple[str, int]:
+        """Bind and start reading; returns the address it got."""
+        family, address = _resolve(host, port, socket.SOCK_DGRAM)
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            sock.close()
+            raise _explain(error, host, port, "UDP") from None
+        self.buffer_bytes = _grow_buffer(sock, buffer_bytes)
+        self._socket = sock
+        self._loop.add_reader(sock.fileno(), self._first)
+        bound: tuple[str, int] = sock.getsockname()[:2]
+        return bound
+
+    def kernel(self) -> tuple[int, int]:
+        """Datagrams the kernel dropped at this socket, and bytes that wait in it (SO_MEMINFO)."""
+        if self._socket is None:
+            return 0, 0
+        raw = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
+        figures = struct.unpack("9I", raw)
+        return figures[8], figures[0]
+
+    def drain(self) -> None:
+        """Read what the kernel already holds, and stop reading."""
+        sock, self._socket = self._socket, None
+        if sock is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(sock.fileno())
+        while self._read(sock):
+            pass
+        sock.close()
+
+    def _first(self) -> None:
+        """The first datagram after a pause: from here on a tick is cheaper than a wake-up each."""
+        assert self._socket is not None
+        self._loop.remove_reader(self._socket.fileno())
+        self._idle = 0
+        self._tick()
+
+    def _tick(self) -> None:
+        sock = self._socket
+        if sock is None:
+            return
+        count = self._read(sock)
+        if count == PER_TURN:
+            self._timer = self._loop.call_later(0, self._tick)
+            return
+        self._idle = 0 if count else self._idle + 1
+        if self._idle >= IDLE_TICKS:
+            self._timer = None
+            self._loop.add_reader(sock.fileno(), self._first)
+        else:
+            self._timer = self._loop.call_later(TICK, self._tick)
+
+    def _read(self, sock: socket.socket) -> int:
+        now = self._loop.time()
+        received_at = time.time_ns() // 1000
+        deliver = self._deliver
+        receive = sock.recvfrom
+        count = 0
+        while count < PER_TURN:
+            try:
+                data, address = receive(MAX_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                # an ICMP error of somebody's forged datagram is not ours
+                continue
+            deliver(data, now, received_at, address[0])
+            count += 1
+        self.datagrams += count
+        if count:
+            self._after_turn()
+        return count
+
+
+def _grow_buffer(sock: socket.socket, wanted: int) -> int:
+    """Ask for a receive buffer, with the privilege if we have it; returns what the kernel gave."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, wanted)
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < wanted:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
+    # the kernel reports twice what it uses for data (socket(7))
+    got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    if got < wanted:
+        log.warning(
+            "the UDP receive buffer is %d bytes, %d were asked for; bursts may be lost in the kernel:"
+            " sysctl -w net.core.rmem_max=%d",
+            got,
+            wanted,
+            wanted,
+        )
+    return got
+
+
+class TcpCapture:
+    """A HEP3 TCP listener: any number of connections per node, bounded in all."""
+
+    def __init__(
+        self,
+        deliver: Deliver,
+        *,
+        connections: int,
+        idle_seconds: float,
+        after_turn: Callable[[], None] | None = None,
+    ) -> None:
+        self._deliver = deliver
+        self._after_turn = after_turn or (lambda: None)
+        self._limit = connections
+        self.idle_seconds = idle_seconds
+        self._open: dict[_Peer, None] = {}
+        self._per_address: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    async def open(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address it got."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(lambda: _Peer(self), host, port)
+        except OSError as error:
+            raise _explain(error, host, port, "TCP") from None
+        self._sweep()
+        bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
+        return bound
+
+    async def drain(self) -> None:
+        """Stop listening, and close every connection after what it already delivered."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            self._server.close()
+        for peer in list(self._open):
+            peer.close("drained")
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    def admit(self, peer: "_Peer") -> bool:
+        """Whether one more connection fits; the longest idle one may have to go."""
+        if self._per_address[peer.address] >= PER_ADDRESS:
+            self.counters["refused-per-address"] += 1
+            return False
+        if len(self._open) >= self._limit:
+            idle = min(self._open, key=lambda p: p.last)
+            if asyncio.get_running_loop().time() - idle.last < self.idle_seconds:
+                self.counters["refused-full"] += 1
+                return False
+            idle.close("evicted-idle")
+        self._open[peer] = None
+        self._per_address[peer.address] += 1
+        self.counters["accepted"] += 1
+        return True
+
+    def forget(self, peer: "_Peer") -> None:
+        """A connection is gone."""
+        if peer in self._open:
+            del self._open[peer]
+            self._per_address[peer.address] -= 1
+            if not self._per_address[peer.address]:
+                del self._per_address[peer.address]
+
+    def deliver(self, frames: list[bytes], now: float, peer: str) -> None:
+        """Frames of one read."""
+        received_at = time.time_ns() // 1000
+        for frame in frames:
+            self._deliver(frame, now, received_at, peer)
+        self._after_turn()
+
+    def _sweep(self) -> None:
+        """Close who holds back half a message: a byte a minute must not hold a connection."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for peer in list(self._open):
+            if peer.stream.pending and now - peer.whole > self.idle_seconds:
+                peer.close("closed-slow")
+        self._sweeper = loop.call_later(min(self.idle_seconds / 2, 5.0), self._sweep)
+
+
+class _Peer(asyncio.Protocol):
+    """One TCP connection."""
+
+    def __init__(self, owner: TcpCapture) -> None:
+        self._owner = owner
+        self._transport: asyncio.BaseTransport | None = None
+        self.stream = hep.HepStream()
+        self.address = ""
+        self.last = self.whole = asyncio.get_running_loop().time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        name = transport.get_extra_info("peername")
+        self.address = name[0] if name else ""
+        if not self._owner.admit(self):
+            transport.close()
+            self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self.last = now
+        skipped = self.stream.skipped
+        try:
+            frames = self.stream.feed(data)
+        except hep.HepError:
+            self.close("closed-garbage")
+            return
+        if self.stream.skipped != skipped:
+            self._owner.counters["resynchronised"] += 1
+            self._owner.counters["skipped-bytes"] += self.stream.skipped - skipped
+        if frames or not self.stream.pending:
+            self.whole = now
+            self._owner.deliver(frames, now, self.address)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self.stream.pending and self._transport is not None:
+            self._owner.counters["cut-message"] += 1
+        self._owner.forget(self)
+
+    def close(self, why: str) -> None:
+        """Close, and count why."""
+        self._owner.counters[why] += 1
+        self._owner.forget(self)
+        if self._transport is not None:
+            self._transport.abort() if why.startswith("closed") else self._transport.close()  # type: ignore[attr-defined]
+            self._transport = None

@@ -1,0 +1,234 @@
+"""Figures to Prometheus text and OpenMetrics; the only importer of prometheus_client."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from sipsidecar.signals.snapshot import AgentFigures, Figures, Histogram
+
+OTHER = "other"
+
+
+class FiguresCollector(Collector):
+    """Metric families out of one reading of the figures."""
+
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._read = read
+
+    def describe(self) -> list[Metric]:
+        """Nothing: names are known without reading."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One family after the other."""
+        figures = self._read()
+        pipeline, storage, capture = figures.pipeline, figures.storage, figures.capture
+        ledger = figures.ledger()
+
+        yield InfoMetricFamily(
+            "sipsidecar_build", "This sidecar's version", value={"version": figures.version}
+        )
+        yield _gauge("uptime_seconds", "Time since start", figures.uptime_seconds)
+
+        yield _counter("packets_received", "HEP packets received", pipeline.received)
+        yield _counter("bytes_received", "Bytes of HEP received", pipeline.received_bytes)
+        yield _labelled(
+            "packets_kind",
+            "HEP packets by what their payload is",
+            "kind",
+            pipeline.received_by_kind,
+        )
+        yield _labelled(
+            "packets_refused", "HEP packets with nothing to keep", "reason", pipeline.refused
+        )
+        yield _counter(
+            "packets_stored", "HEP packets whose message is in the database", ledger["stored"]
+        )
+        yield _counter(
+            "packets_quarantined",
+            "HEP packets whose payload was not understood and is in quarantine",
+            ledger["quarantined"],
+        )
+        yield _gauge(
+            "packets_waiting", "HEP packets on their way to the database", ledger["waiting"]
+        )
+        yield _labelled(
+            "packets_dropped", "HEP packets lost by this sidecar", "reason", storage.packets_dropped
+        )
+        yield _gauge(
+            "ledger_balance",
+            "Received minus stored, waiting, quarantined, refused and dropped; anything but 0 is a bug",
+            ledger["balance"],
+        )
+        yield _labelled(
+            "packets_odd",
+            "HEP packets kept although something was wrong",
+            "what",
+            pipeline.oddities,
+        )
+        yield _counter(
+            "kernel_drops", "Datagrams the kernel dropped at the HEP socket", capture.kernel_drops
+        )
+        yield _gauge(
+            "receive_buffer_bytes",
+            "Receive buffer the kernel gave the HEP socket",
+            capture.buffer_bytes,
+        )
+        yield _gauge(
+            "receive_buffer_used_bytes",
+            "Bytes that wait in the HEP socket",
+            capture.buffer_used_bytes,
+        )
+        yield _gauge("tcp_connections", "Open HEP connections", capture.tcp_connections)
+        yield _labelled(
+            "tcp_events", "What happened to HEP connections", "event", capture.tcp_events
+        )
+
+        for name, text, values in (
+            ("rows_stored", "Rows in the database", storage.rows_stored),
+            ("rows_waiting", "Rows on their way to the database", storage.rows_waiting),
+        ):
+            make = _labelled if name == "rows_stored" else _labelled_gauge
+            yield make(name, text, "table", values)
+        dropped = CounterMetricFamily(
+            "sipsidecar_rows_dropped", "Rows lost by this sidecar", labels=("table", "reason")
+        )
+        for (table, reason), value in sorted(storage.rows_dropped.items()):
+            dropped.add_metric((table, reason), value)
+        yield dropped
+        yield _gauge("queue_bytes", "Memory that waiting rows take", storage.queue_bytes)
+        yield _gauge("queue_limit_bytes", "Memory they may take", storage.queue_limit_bytes)
+        yield _gauge("database_up", "1 when the last write worked", int(storage.up))
+        yield _counter(
+            "database_restarts",
+            "Times the embedded PostgreSQL was started again",
+            storage.server_restarts,
+        )
+        yield _histogram(
+            "batch_write_seconds", "Time a batch took to be committed", storage.write_seconds
+        )
+        yield _labelled(
+            "batch_failures",
+            "Batches that were not committed at once",
+            "reason",
+            storage.write_failures,
+        )
+        yield _gauge(
+            "loop_lag_seconds", "Longest lateness of the loop lately", figures.loop_lag_seconds
+        )
+
+        yield _labelled_gauge("live_calls", "Calls that are live", "state", pipeline.live)
+        yield _gauge("calls_tracked", "Calls in memory", pipeline.calls_tracked)
+        yield _gauge(
+            "transactions_open", "REGISTER and OPTIONS that wait", pipeline.transactions_open
+        )
+        calls = CounterMetricFamily(
+            "sipsidecar_calls", "Calls that ended", labels=("class", "code", "origin")
+        )
+        for key, value in sorted(pipeline.finals.items()):
+            calls.add_metric(key, value)
+        yield calls
+        attempts = CounterMetricFamily(
+            "sipsidecar_attempts", "Egress attempts that ended", labels=("class", "code")
+        )
+        for pair, value in sorted(pipeline.attempt_finals.items()):
+            attempts.add_metric(pair, value)
+        yield attempts
+        yield _labelled(
+            "registrations", "REGISTER transactions by final code", "code", pipeline.registrations
+        )
+        yield _labelled("pings", "OPTIONS transactions by final code", "code", pipeline.pings)
+        yield _histogram(
+            "pdd_seconds", "First INVITE to the first 180, 181, 182, 183 or 2xx", pipeline.pdd
+        )
+        yield _histogram("setup_seconds", "First INVITE to the first 2xx", pipeline.setup)
+        yield _labelled("limits", "What the caps refused", "cap", pipeline.limits)
+        yield _counter("orphans", "Messages' remains that were no call", pipeline.orphans)
+        yield _counter("revisions", "Records that late facts changed", pipeline.revisions)
+        yield from _agents(pipeline.agents, figures.agent_names)
+
+
+def _agents(agents: Iterable[AgentFigures], names: Mapping[int, str]) -> Iterator[Metric]:
+    """Per agent, by configured name; capture ids come from strangers, so the rest share `other`."""
+    skew = GaugeMetricFamily(
+        "sipsidecar_agent_clock_skew_seconds",
+        "How far the agent's clock is ahead of ours; of several, the farthest",
+        labels=("agent",),
+    )
+    seen = GaugeMetricFamily(
+        "sipsidecar_agent_last_seen_seconds", "Age of the agent's newest packet", labels=("agent",)
+    )
+    packets = CounterMetricFamily(
+        "sipsidecar_agent_packets", "HEP packets of the agent", labels=("agent",)
+    )
+    skews: dict[str, float] = {}
+    ages: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for agent in agents:
+        name = OTHER if agent.agent_id is None else names.get(agent.agent_id, OTHER)
+        counts[name] = counts.get(name, 0) + agent.packets
+        ages[name] = min(ages.get(name, agent.last_seen_seconds), agent.last_seen_seconds)
+        if agent.clock_skew_seconds is not None:
+            skews[name] = max(skews.get(name, 0.0), agent.clock_skew_seconds, key=abs)
+    for family, values in ((skew, skews), (seen, ages), (packets, counts)):
+        for name, value in sorted(values.items()):
+            family.add_metric((name,), value)
+        yield family
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"sipsidecar_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"sipsidecar_{name}", text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(f"sipsidecar_{name}", text, labels=(label,))
+    for key, value in sorted(values.items()):
+        family.add_metric((key,), value)
+    return family
+
+
+def _labelled_gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"sipsidecar_{name}", text, labels=(label,))
+    for key, value in sorted(values.items()):
+        family.add_metric((key,), value)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    running = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip((*histogram.bounds, None), histogram.counts, strict=True):
+        running += count
+        buckets.append(("+Inf" if bound is None else str(float(bound)), running))
+    return HistogramMetricFamily(
+        f"sipsidecar_{name}", text, buckets=buckets, sum_value=histogram.total
+    )
+
+
+class Metrics:
+    """The registry of one sidecar; nothing module-wide, so that several can live in one process."""
+
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(FiguresCollector(read))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The page and its content type, by the scraper's Accept header."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type

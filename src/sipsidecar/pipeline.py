@@ -1,0 +1,398 @@
+"""HEP packets and time to call records and stored messages: the house without its doors."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection
+from typing import NamedTuple
+
+from sipsidecar.calls.agents import Agent, Agents
+from sipsidecar.calls.call import RECEIVER, Call
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    PingRecord,
+    RegistrationRecord,
+)
+from sipsidecar.calls.record import TIMER_B, Timing
+from sipsidecar.calls.table import CallTable, Retraction
+from sipsidecar.calls.transactions import TransactionTable
+from sipsidecar.signals.snapshot import (
+    DELAY_BOUNDS,
+    AgentFigures,
+    Histogram,
+    Snapshot,
+    code_label,
+)
+from sipsidecar.wire import hep, sip, stream
+
+MAX_STREAMS = 4096
+"""TCP or TLS connections whose messages are put together at once; the quietest gives way."""
+STREAM_PATIENCE = 32.0
+"""Seconds that a part of a message waits for the rest."""
+UDP = 17
+REFUSED_KINDS = {
+    hep.Kind.KEEP_ALIVE: "keep-alive",
+    hep.Kind.EMPTY: "empty-payload",
+    hep.Kind.STUN: "stun",
+}
+
+Output = CallRecord | AttemptRecord | RegistrationRecord | PingRecord | Retraction
+
+
+class Stored(NamedTuple):
+    """One message to keep as it was."""
+
+    received_at: int
+    captured_at: int | None
+    agent_id: int | None
+    kind: int
+    """HEP protocol type."""
+    source: bytes
+    source_port: int
+    destination: bytes
+    destination_port: int
+    transport: str | None
+    call_id: str | None
+    payload: bytes
+    packets: int
+    """How many received packets this accounts for: the loss ledger counts packets."""
+    why: str | None
+    """Why it was not understood; None for a message, a word for quarantine."""
+
+
+class _Held(NamedTuple):
+    framing: stream.SipStream
+    packet: hep.Packet
+    agent: Agent | None
+    received_at: int
+    since: float
+
+
+class Pipeline:
+    """Everything between a received packet and the rows that it becomes."""
+
+    def __init__(
+        self,
+        timing: Timing | None = None,
+        *,
+        max_calls: int = 100_000,
+        linger: float = 2 * TIMER_B,
+        local: Collection[bytes] = (),
+    ) -> None:
+        self.agents = Agents(local)
+        self.calls = CallTable(self.agents, timing, max_calls=max_calls, linger=linger)
+        self.transactions = TransactionTable(self.agents, timing)
+        self._streams: OrderedDict[tuple[bytes, int, bytes, int], _Held] = OrderedDict()
+        self._stored: list[Stored] = []
+        self._received = 0
+        self._bytes = 0
+        self._held = 0
+        self._stored_out = 0
+        self._quarantined_out = 0
+        self._kinds = [0] * (max(hep.Kind) + 1)
+        self._refused: Counter[str] = Counter()
+        self._oddities: Counter[str] = Counter()
+        self._finals: Counter[tuple[str, str, str]] = Counter()
+        self._attempt_finals: Counter[tuple[str, str]] = Counter()
+        self._registrations: Counter[str] = Counter()
+        self._pings: Counter[str] = Counter()
+        self._pdd = Histogram(DELAY_BOUNDS)
+        self._setup = Histogram(DELAY_BOUNDS)
+
+    def receive(self, datagram: bytes, now: float, received_at: int, peer: str) -> None:
+        """One HEP packet: its bytes, monotonic and wall-clock time of arrival, its sender's address.
+
+        Never raises on input.
+        """
+        self._received += 1
+        self._bytes += len(datagram)
+        try:
+            packet = hep.decode(datagram, now_seconds=received_at // 1_000_000)
+        except hep.HepError as error:
+            self._refused[error.why] += 1
+            return
+        self.receive_packet(packet, now, received_at, peer)
+
+    def receive_plain(self, packet: hep.Packet, now: float, received_at: int) -> None:
+        """One SIP payload that a capture file holds without HEP, dressed as a packet."""
+        self._received += 1
+        self._bytes += len(packet.payload)
+        self.receive_packet(packet, now, received_at, "")
+
+    def receive_packet(self, packet: hep.Packet, now: float, received_at: int, peer: str) -> None:
+        """One decoded packet."""
+        kind = packet.kind
+        self._kinds[kind] += 1
+        if packet.version == 1:
+            self._oddities["hep-1"] += 1
+        agent = self.agents.see(packet.agent_id, peer, now, received_at)
+        if agent is not None:
+            if packet.captured_at is not None:
+                agent.stamp(packet.captured_at, received_at, now)
+            if packet.node_name is not None:
+                agent.node_name = packet.node_name[:64]
+        if packet.trailing or packet.overdeclared:
+            self._oddities["trailing-bytes" if packet.trailing else "overdeclared-length"] += 1
+        if not packet.source or not packet.destination:
+            self._oddities["no-address"] += 1
+        if kind is hep.Kind.SIP or (kind is hep.Kind.OTHER and packet.protocol_type == 1):
+            if packet.ip_protocol == UDP:
+                self._message(
+                    packet, packet.payload, packet.captured_at, 1, agent, now, received_at
+                )
+            else:
+                self._fragment(packet, agent, now, received_at)
+        elif kind in REFUSED_KINDS:
+            self._refused[REFUSED_KINDS[kind]] += 1
+        else:
+            correlation = packet.correlation_id
+            call_id = sip.text(correlation[: sip.MAX_CALL_ID]) if correlation else None
+            transport = hep.transport_name(packet.ip_protocol, None)
+            self._store(
+                packet, packet.payload, packet.captured_at, 1, received_at, transport, call_id, None
+            )
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` has something to do; None when nothing is waited for."""
+        timers = [self.calls.next_timer(), self.transactions.next_timer()]
+        if self._streams:
+            timers.append(next(iter(self._streams.values())).since + STREAM_PATIENCE)
+        return min((t for t in timers if t is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Close what is due."""
+        while self._streams:
+            key, held = next(iter(self._streams.items()))
+            if held.since + STREAM_PATIENCE > now:
+                break
+            self._flush_stream(key, now)
+        self.calls.handle_timer(now)
+        self.transactions.handle_timer(now)
+
+    def flush(self, now: float) -> None:
+        """Give out what waits in streams: at drain, and at the end of a capture file."""
+        for key in list(self._streams):
+            self._flush_stream(key, now)
+
+    def drain(self, now: float) -> None:
+        """Give out everything that is known: nothing received may be lost when the process ends."""
+        self.flush(now)
+        self.calls.drain(now)
+        self.transactions.drain()
+
+    def stored(self) -> list[Stored]:
+        """Messages and quarantined payloads since the last time; drains."""
+        drained, self._stored = self._stored, []
+        return drained
+
+    def records(self) -> list[Output]:
+        """Records that have left since the last time; drains."""
+        found: list[Output] = [*self.calls.records(), *self.transactions.records()]
+        for record in found:
+            self._count(record)
+        return found
+
+    def odd(self, reason: str) -> int:
+        """How often something was refused or odd for this reason."""
+        return self._refused[reason] + self._oddities[reason]
+
+    def live_calls(self) -> list[tuple[str, Call]]:
+        """State and call of each that is live."""
+        return list(self.calls.live_calls())
+
+    def snapshot(self, now: float) -> Snapshot:
+        """Read every figure; changes nothing."""
+        calls, transactions = self.calls, self.transactions
+        return Snapshot(
+            received=self._received,
+            received_bytes=self._bytes,
+            received_by_kind={
+                kind.name.lower().replace("_", "-"): self._kinds[kind] for kind in hep.Kind
+            },
+            refused=dict(self._refused),
+            held=self._held,
+            stored_out=self._stored_out,
+            quarantined_out=self._quarantined_out,
+            oddities=dict(self._oddities),
+            live=dict(zip(("trying", "ringing", "answered"), calls.live, strict=True)),
+            calls_tracked=len(calls),
+            calls_lingering=calls.lingering,
+            transactions_open=len(transactions),
+            limits={
+                "calls": calls.refused_calls,
+                "facts": calls.refused_facts,
+                "lingering": calls.evicted,
+                "transactions": transactions.refused,
+                "agents": self.agents.overflow,
+                "streams": self._oddities["stream-evicted"],
+            },
+            orphans=calls.orphans + transactions.orphans,
+            revisions=calls.revisions,
+            finals=dict(self._finals),
+            attempt_finals=dict(self._attempt_finals),
+            registrations=dict(self._registrations),
+            pings=dict(self._pings),
+            pdd=self._pdd,
+            setup=self._setup,
+            agents=tuple(_figures(agent, now) for agent in self.agents),
+        )
+
+    # -- SIP
+
+    def _message(
+        self,
+        packet: hep.Packet,
+        payload: bytes,
+        captured_at: int | None,
+        packets: int,
+        agent: Agent | None,
+        now: float,
+        received_at: int,
+    ) -> None:
+        try:
+            message = sip.parse(payload)
+        except sip.SipError as error:
+            transport = hep.transport_name(packet.ip_protocol, None)
+            self._store(
+                packet, payload, captured_at, packets, received_at, transport, None, error.why
+            )
+            return
+        if message.truncated:
+            self._oddities["truncated-sip"] += 1
+        transport = hep.transport_name(packet.ip_protocol, message.via_transport)
+        self._store(
+            packet, payload, captured_at, packets, received_at, transport, message.call_id, None
+        )
+        if captured_at is None or agent is None:
+            clock, at = RECEIVER, received_at
+        else:
+            clock, at = agent.clock, captured_at
+        if agent is not None:
+            agent.learn(packet.source, packet.destination)
+        source = (packet.source, packet.source_port)
+        destination = (packet.destination, packet.destination_port)
+        if message.method in ("REGISTER", "OPTIONS") and not (
+            message.to_tag and message.status is None
+        ):
+            self.transactions.receive(
+                message, source, destination, transport, clock, at, now, received_at
+            )
+        else:
+            fingerprint = hash((payload, source, destination))
+            self.calls.receive(
+                message, source, destination, transport, fingerprint, clock, at, now, received_at
+            )
+
+    def _fragment(
+        self, packet: hep.Packet, agent: Agent | None, now: float, received_at: int
+    ) -> None:
+        """A payload off a byte stream: a part of a message, one, or several (sofia-sip <= 1.13.17)."""
+        key = (packet.source, packet.source_port, packet.destination, packet.destination_port)
+        held = self._streams.get(key)
+        if held is None:
+            if stream.is_whole(packet.payload):
+                self._message(
+                    packet, packet.payload, packet.captured_at, 1, agent, now, received_at
+                )
+                return
+            if len(self._streams) >= MAX_STREAMS:
+                self._oddities["stream-evicted"] += 1
+                self._flush_stream(next(iter(self._streams)), now)
+            held = _Held(stream.SipStream(), packet, agent, received_at, now)
+        self._held += 1
+        for piece in held.framing.feed(packet.payload, packet.captured_at):
+            self._piece(piece, packet, agent, now, received_at)
+        if held.framing.pending:
+            self._streams[key] = _Held(held.framing, packet, agent, received_at, now)
+            self._streams.move_to_end(key)
+        else:
+            self._streams.pop(key, None)
+
+    def _flush_stream(self, key: tuple[bytes, int, bytes, int], now: float) -> None:
+        held = self._streams.pop(key)
+        piece = held.framing.flush()
+        if piece is not None:
+            self._piece(piece, held.packet, held.agent, now, held.received_at)
+
+    def _piece(
+        self,
+        piece: stream.StreamMessage,
+        packet: hep.Packet,
+        agent: Agent | None,
+        now: float,
+        received_at: int,
+    ) -> None:
+        self._held -= piece.packets
+        if piece.payload.strip(b"\r\n"):
+            self._message(
+                packet, piece.payload, piece.captured_at, piece.packets, agent, now, received_at
+            )
+        else:
+            self._refused["keep-alive"] += piece.packets
+
+    # -- out
+
+    def _store(
+        self,
+        packet: hep.Packet,
+        payload: bytes,
+        captured_at: int | None,
+        packets: int,
+        received_at: int,
+        transport: str | None,
+        call_id: str | None,
+        why: str | None,
+    ) -> None:
+        if why is None:
+            self._stored_out += packets
+        else:
+            self._quarantined_out += packets
+        self._stored.append(
+            Stored(
+                received_at,
+                captured_at,
+                packet.agent_id,
+                packet.protocol_type,
+                packet.source,
+                packet.source_port,
+                packet.destination,
+                packet.destination_port,
+                transport,
+                call_id,
+                payload,
+                packets,
+                why,
+            )
+        )
+
+    def _count(self, record: Output) -> None:
+        """Count a record the first time that it leaves; revisions change rows, not counters."""
+        if isinstance(record, CallRecord):
+            if record.revision or (not record.seizure and record.final_code is None):
+                return
+            key = (record.final_class or "unknown", code_label(record.final_code))
+            self._finals[(*key, record.final_origin or "unknown")] += 1
+            if record.pdd_ms is not None:
+                self._pdd.observe(record.pdd_ms / 1000)
+            if record.setup_ms is not None:
+                self._setup.observe(record.setup_ms / 1000)
+        elif isinstance(record, AttemptRecord):
+            if not record.revision:
+                self._attempt_finals[
+                    (record.final_class or "unknown", code_label(record.final_code))
+                ] += 1
+        elif isinstance(record, RegistrationRecord):
+            self._registrations[code_label(record.final_code)] += 1
+        elif isinstance(record, PingRecord):
+            self._pings[code_label(record.final_code)] += 1
+
+
+def _figures(agent: Agent, now: float) -> AgentFigures:
+    return AgentFigures(
+        agent.agent_id,
+        agent.peer,
+        sip.text(agent.node_name) if agent.node_name else None,
+        agent.packets,
+        max(now - agent.last_now, 0.0),
+        agent.skew_seconds,
+        hep.address_text(agent.local) if agent.local else None,
+    )

@@ -1,0 +1,382 @@
+"""Records and messages to rows of PostgreSQL's binary COPY format.
+
+A row is encoded once, where its message is parsed, and goes to the server as it is. Whatever a
+stranger sent is made storable first, so that no value can make PostgreSQL refuse a whole batch:
+text is valid UTF-8 without NUL and clipped, numbers and times are clamped to their column's range.
+"""
+
+import functools
+import ipaddress
+import math
+import operator
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+"""What a COPY stream begins with: signature, flags, length of the header extension."""
+TRAILER = b"\xff\xff"
+"""What a COPY stream ends with."""
+
+# Caps on text, in bytes of UTF-8. The first three are in primary keys: their sum stays well under
+# the 2704 bytes that fit in a B-tree entry, or a long Call-ID would make a batch fail.
+CALL_ID_CAP = 512
+TAG_CAP = 256
+BRANCH_CAP = 256
+TEXT_CAP = 256
+LONG_TEXT_CAP = 1024
+ARRAY_CAP = 64
+"""How many elements of an array are kept."""
+PAYLOAD_CAP = 1 << 20
+
+TIME_MIN = 0
+"""1970-01-01, microseconds UTC."""
+TIME_MAX = 7_258_118_400_000_000
+"""2200-01-01, microseconds UTC."""
+_EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
+
+_NULL = b"\xff\xff\xff\xff"
+_pack_length = struct.Struct(">i").pack
+_pack_count = struct.Struct(">h").pack
+_pack_int8 = struct.Struct(">iq").pack
+_pack_float8 = struct.Struct(">id").pack
+
+_Encoder = Callable[[Any], bytes]
+
+
+def clean_text(value: str, cap: int) -> bytes:
+    r"""Make text storable: NUL and lone surrogates become `\x00` and `\udc80`, then it is clipped."""
+    raw = value.encode("utf-8", "backslashreplace")
+    if b"\0" in raw:
+        raw = raw.replace(b"\0", b"\\x00")
+    if len(raw) > cap:
+        raw = raw[:cap].decode("utf-8", "ignore").encode()
+    return raw
+
+
+def clean_call_id(call_id: str) -> str:
+    """Give the Call-ID as it is stored: what a query must ask for."""
+    return clean_text(call_id, CALL_ID_CAP).decode()
+
+
+def _text(cap: int) -> _Encoder:
+    def encode(value: str | None) -> bytes:
+        if value is None:
+            return _NULL
+        raw = clean_text(value, cap)
+        return _pack_length(len(raw)) + raw
+
+    return encode
+
+
+def _key(cap: int) -> _Encoder:
+    """Text that is never NULL, as columns of a primary key must be: empty when absent."""
+    text = _text(cap)
+    return lambda value: text(value or "")
+
+
+def _integer(code: str) -> _Encoder:
+    layout = struct.Struct(">i" + code)
+    size = layout.size - 4
+    high = (1 << (8 * size - 1)) - 1
+    low = -high - 1
+
+    def encode(value: int | None) -> bytes:
+        if value is None:
+            return _NULL
+        return layout.pack(size, value if low <= value <= high else high if value > 0 else low)
+
+    return encode
+
+
+def _port(value: int | None) -> bytes:
+    return _NULL if value is None else _int4(value & 0xFFFF)
+
+
+def _clamp_time(value: int) -> int:
+    return value if TIME_MIN <= value <= TIME_MAX else TIME_MAX if value > 0 else TIME_MIN
+
+
+def _time(value: int | None) -> bytes:
+    if value is None:
+        return _NULL
+    return _pack_int8(8, _clamp_time(value) - _EPOCH)
+
+
+def _float8(value: float | None) -> bytes:
+    if value is None or not math.isfinite(value):
+        return _NULL
+    return _pack_float8(8, value)
+
+
+def _boolean(value: bool) -> bytes:
+    return b"\0\0\0\1\1" if value else b"\0\0\0\1\0"
+
+
+@functools.lru_cache(maxsize=16_384)
+def _inet(ip: str | None) -> bytes:
+    if ip is None:
+        return _NULL
+    try:
+        packed = ipaddress.ip_address(ip).packed
+    except ValueError:
+        return _NULL  # an inet column holds addresses alone
+    # family (PostgreSQL's own 2 and 3), bits of the netmask, is it a network, length
+    head = bytes((2, 32, 0, 4)) if len(packed) == 4 else bytes((3, 128, 0, 16))
+    return _pack_length(len(head) + len(packed)) + head + packed
+
+
+def _array(oid: int, element: _Encoder) -> _Encoder:
+    # dimensions, has NULLs, element type, elements, first subscript
+    shape = struct.Struct(">iiiii")
+    empty = struct.pack(">iiii", 12, 0, 0, oid)
+
+    def encode(values: tuple[Any, ...]) -> bytes:
+        if not values:
+            return empty
+        kept = values[:ARRAY_CAP]
+        body = shape.pack(1, 0, oid, len(kept), 1) + b"".join([element(value) for value in kept])
+        return _pack_length(len(body)) + body
+
+    return encode
+
+
+_int2 = _integer("h")
+_int4 = _integer("i")
+_int8 = _integer("q")
+_short_text = _text(TEXT_CAP)
+_long_text = _text(LONG_TEXT_CAP)
+_call_id = _key(CALL_ID_CAP)
+
+_BY_NAME: dict[str, _Encoder] = {
+    "call_id": _call_id,
+    "from_tag": _key(TAG_CAP),
+    "branch": _key(BRANCH_CAP),
+    "user_agent": _long_text,
+    "final_phrase": _long_text,
+    "reason": _long_text,
+    "final_code": _int2,
+    "q850": _int2,
+    "clock_agent_id": _int8,
+    "cseq": _int8,
+    "expires": _int8,
+}
+_BY_SUFFIX: dict[str, _Encoder] = {"at": _time, "ip": _inet, "port": _port}
+_BY_TYPE: dict[Any, _Encoder] = {
+    str: _short_text,
+    str | None: _short_text,
+    int: _int4,
+    int | None: _int4,
+    float | None: _float8,
+    bool: _boolean,
+    tuple[int, ...]: _array(20, _int8),
+    tuple[str, ...]: _array(25, _short_text),
+}
+
+
+class _Layout:
+    """How one kind of record becomes a row: a column per field, then `node_id`."""
+
+    def __init__(self, kind: type[msgspec.Struct]) -> None:
+        names = kind.__struct_fields__
+        self.columns = (*names, "node_id")
+        self.values = operator.attrgetter(*names)
+        self.encoders = tuple(
+            _BY_NAME.get(field.name)
+            or _BY_SUFFIX.get(field.name.rpartition("_")[2])
+            or _BY_TYPE[field.type]
+            for field in msgspec.structs.fields(kind)
+        )
+        self.count = _pack_count(len(self.columns))
+
+    def encode(self, record: msgspec.Struct, node_id: int) -> bytes:
+        pairs = zip(self.encoders, self.values(record), strict=True)
+        return b"".join([self.count, *[encoder(value) for encoder, value in pairs], _int4(node_id)])
+
+
+_CALL = _Layout(CallRecord)
+_ATTEMPT = _Layout(AttemptRecord)
+_REGISTRATION = _Layout(RegistrationRecord)
+_PING = _Layout(PingRecord)
+
+# Numbers first: fixed widths make the row short on disk and one struct of the hot path.
+_MESSAGE_COLUMNS = (
+    "received_at", "captured_at", "agent_id", "sequence", "node_id", "src_port", "dst_port",
+    "kind", "codec", "src_ip", "dst_ip", "transport", "call_id", "payload",
+)  # fmt: skip
+_QUARANTINE_COLUMNS = (
+    "received_at", "captured_at", "agent_id", "sequence", "node_id", "src_port", "dst_port",
+    "src_ip", "dst_ip", "why", "payload",
+)  # fmt: skip
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "calls": _CALL.columns,
+    "attempts": _ATTEMPT.columns,
+    "registrations": _REGISTRATION.columns,
+    "pings": _PING.columns,
+    "messages": _MESSAGE_COLUMNS,
+    "quarantine": _QUARANTINE_COLUMNS,
+}
+"""The columns of every row encoded here, in order."""
+
+
+def encode_call(record: CallRecord, node_id: int) -> bytes:
+    """Encode a row of `calls`."""
+    return _CALL.encode(record, node_id)
+
+
+def encode_attempt(record: AttemptRecord, node_id: int) -> bytes:
+    """Encode a row of `attempts`."""
+    return _ATTEMPT.encode(record, node_id)
+
+
+def encode_registration(record: RegistrationRecord, node_id: int) -> bytes:
+    """Encode a row of `registrations`."""
+    return _REGISTRATION.encode(record, node_id)
+
+
+def encode_ping(record: PingRecord, node_id: int) -> bytes:
+    """Encode a row of `pings`."""
+    return _PING.encode(record, node_id)
+
+
+class Replaced(NamedTuple):
+    """The older revisions of one record: same key, a revision below this one."""
+
+    table: str
+    call_id: str
+    from_tag: str
+    branch: str
+    """Empty for a call."""
+    received_at: int
+    node_id: int
+    revision: int
+
+
+def replaced(record: CallRecord | AttemptRecord, node_id: int) -> Replaced | None:
+    """Name what must go when this record is stored; None for a first revision."""
+    if record.revision <= 0:
+        return None
+    branch = record.branch if isinstance(record, AttemptRecord) else None
+    return Replaced(
+        "calls" if branch is None else "attempts",
+        clean_call_id(record.call_id),
+        clean_text(record.from_tag or "", TAG_CAP).decode(),
+        clean_text(branch or "", BRANCH_CAP).decode(),
+        _clamp_time(record.received_at),
+        node_id,
+        record.revision,
+    )
+
+
+_MESSAGE = struct.Struct(">h iq iq iq iq ii ii ii ih ih")
+_INT2_MAX = (1 << 15) - 1
+_INT8_MAX = (1 << 63) - 1
+_TRANSPORTS: dict[str | None, bytes] = {
+    name: _short_text(name) for name in (None, "udp", "tcp", "tls", "ws", "wss", "sctp")
+}
+
+
+def _numbers(
+    columns: int,
+    received_at: int,
+    captured_at: int | None,
+    agent_id: int | None,
+    sequence: int,
+    node_id: int,
+    src_port: int | None,
+    dst_port: int | None,
+) -> bytes:
+    """Encode what messages and quarantine begin with, absent and wild values included."""
+    times = _pack_count(columns) + _time(received_at) + _time(captured_at)
+    origin = _int8(agent_id) + _int8(sequence) + _int4(node_id)
+    return times + origin + _port(src_port) + _port(dst_port)
+
+
+def encode_message(
+    received_at: int,
+    captured_at: int | None,
+    node_id: int,
+    agent_id: int | None,
+    sequence: int,
+    kind: int,
+    src_ip: str | None,
+    src_port: int | None,
+    dst_ip: str | None,
+    dst_port: int | None,
+    transport: str | None,
+    call_id: str | None,
+    payload: bytes,
+    codec: int = 0,
+) -> bytes:
+    """Encode a row of `messages`: one mirrored packet as it was.
+
+    `kind` is the HEP protocol type, `sequence` the order of arrival in this process. A message of
+    no call gets an empty Call-ID: Citus cannot place a row whose distribution column is NULL.
+    """
+    if (
+        captured_at is not None
+        and agent_id is not None
+        and src_port is not None
+        and dst_port is not None
+        and TIME_MIN <= received_at <= TIME_MAX
+        and TIME_MIN <= captured_at <= TIME_MAX
+        and 0 <= agent_id <= _INT8_MAX
+        and 0 <= kind <= _INT2_MAX
+    ):
+        numbers = _MESSAGE.pack(
+            14, 8, received_at - _EPOCH, 8, captured_at - _EPOCH, 8, agent_id, 8, sequence,
+            4, node_id, 4, src_port & 0xFFFF, 4, dst_port & 0xFFFF, 2, kind, 2, codec,
+        )  # fmt: skip
+    else:
+        numbers = (
+            _numbers(14, received_at, captured_at, agent_id, sequence, node_id, src_port, dst_port)
+            + _int2(kind)
+            + _int2(codec)
+        )
+    name = clean_text(call_id, CALL_ID_CAP) if call_id else b""
+    if len(payload) > PAYLOAD_CAP:
+        payload = payload[:PAYLOAD_CAP]
+    return b"".join(
+        (
+            numbers,
+            _inet(src_ip),
+            _inet(dst_ip),
+            _TRANSPORTS.get(transport) or _short_text(transport),
+            _pack_length(len(name)),
+            name,
+            _pack_length(len(payload)),
+            payload,
+        )
+    )
+
+
+def encode_quarantine(
+    received_at: int,
+    captured_at: int | None,
+    node_id: int,
+    agent_id: int | None,
+    sequence: int,
+    src_ip: str | None,
+    src_port: int | None,
+    dst_ip: str | None,
+    dst_port: int | None,
+    why: str,
+    payload: bytes,
+) -> bytes:
+    """Encode a row of `quarantine`: bytes that were not understood, and the word for why."""
+    payload = payload[:PAYLOAD_CAP]
+    return b"".join(
+        (
+            _numbers(11, received_at, captured_at, agent_id, sequence, node_id, src_port, dst_port),
+            _inet(src_ip),
+            _inet(dst_ip),
+            _short_text(why),
+            _pack_length(len(payload)),
+            payload,
+        )
+    )

@@ -1,0 +1,4 @@
+"""Events to figures to decisions.
+
+It sees `calls.events` only, never a packet; time is passed in.
+"""

@@ -1,0 +1,187 @@
+"""Every figure of the hot paths as plain numbers, gathered when somebody looks."""
+
+from bisect import bisect_left
+
+import msgspec
+
+DELAY_BOUNDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 32.0, 60.0)
+"""Seconds. Callers notice from 2 s on; 32 s is RFC 3261's Timer B."""
+
+WRITE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# RFC 3261 and IANA's registry; a code outside it is a stranger's invention and reads `other`.
+KNOWN_CODES = frozenset(
+    {200, 202, 204, 300, 301, 302, 305, 380}
+    | {400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417}
+    | {420, 421, 422, 423, 424, 425, 428, 429, 430, 433, 436, 437, 438, 439, 440, 469, 470}
+    | {480, 481, 482, 483, 484, 485, 486, 487, 488, 489, 491, 493, 494}
+    | {500, 501, 502, 503, 504, 505, 513, 555, 580, 600, 603, 604, 606, 607, 608}
+)
+
+
+def code_label(code: int | None) -> str:
+    """A final code as a metric label."""
+    if code is None:
+        return "unknown"
+    return str(code) if code in KNOWN_CODES else "other"
+
+
+class Histogram:
+    """Counts per bucket and their sum; cheaper than a metrics library's on the hot path."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """One value, in the unit of the bounds."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class AgentFigures(msgspec.Struct, frozen=True):
+    """What is known of one capture agent."""
+
+    agent_id: int | None
+    address: str
+    node_name: str | None
+    packets: int
+    last_seen_seconds: float
+    """Age of its last packet."""
+    clock_skew_seconds: float | None
+    """Positive: its clock is ahead of ours. None when its packets carry no time."""
+    local_address: str | None
+    """The capture node's own address, as far as it was learned."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What the pipeline can say of itself at one moment."""
+
+    received: int
+    """HEP packets handed in."""
+    received_bytes: int
+    received_by_kind: dict[str, int]
+    refused: dict[str, int]
+    """Packets that hold nothing to keep, by reason."""
+    held: int
+    """Packets that wait in stream reassembly for the rest of their message."""
+    stored_out: int
+    """Packets handed on for storage as messages."""
+    quarantined_out: int
+    """Packets handed on for quarantine."""
+    oddities: dict[str, int]
+    """Packets that were kept although something about them was wrong, by what."""
+    live: dict[str, int]
+    calls_tracked: int
+    calls_lingering: int
+    transactions_open: int
+    limits: dict[str, int]
+    """What the caps refused, by cap."""
+    orphans: int
+    revisions: int
+    finals: dict[tuple[str, str, str], int]
+    """Calls that ended, by class, code and origin."""
+    attempt_finals: dict[tuple[str, str], int]
+    registrations: dict[str, int]
+    pings: dict[str, int]
+    pdd: Histogram
+    setup: Histogram
+    agents: tuple[AgentFigures, ...]
+
+
+class StorageFigures(msgspec.Struct, frozen=True):
+    """What waits for the database, what is in it, and what was lost on the way."""
+
+    up: bool
+    """The last write worked, or none was tried since the connection was made."""
+    rows_stored: dict[str, int]
+    rows_waiting: dict[str, int]
+    rows_dropped: dict[tuple[str, str], int]
+    """By table and reason."""
+    packets_stored: int
+    packets_quarantined: int
+    packets_waiting: int
+    packets_dropped: dict[str, int]
+    queue_bytes: int
+    queue_limit_bytes: int
+    write_seconds: Histogram
+    write_failures: dict[str, int]
+    server_restarts: int
+    """Of the embedded PostgreSQL."""
+
+
+class CaptureFigures(msgspec.Struct, frozen=True):
+    """What the sockets say."""
+
+    kernel_drops: int
+    buffer_bytes: int
+    buffer_used_bytes: int
+    tcp_connections: int
+    tcp_events: dict[str, int]
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Everything that is shown of one running sidecar."""
+
+    version: str
+    pipeline: Snapshot
+    storage: StorageFigures
+    capture: CaptureFigures
+    loop_lag_seconds: float
+    """The longest the loop was late in the last seconds."""
+    uptime_seconds: float
+    agent_names: dict[int, str]
+    """Capture id to the name that the configuration gives it; only these may label a metric."""
+
+    def ledger(self) -> dict[str, int]:
+        """Where every received packet went; `balance` is 0 when none is missing."""
+        pipeline, storage = self.pipeline, self.storage
+        sides = {
+            "received": pipeline.received,
+            "stored": storage.packets_stored,
+            "waiting": storage.packets_waiting + pipeline.held,
+            "quarantined": storage.packets_quarantined,
+            "refused": sum(pipeline.refused.values()),
+            "dropped": sum(storage.packets_dropped.values()),
+        }
+        missing = 2 * sides["received"] - sum(sides.values())
+        return {**sides, "balance": missing, "kernel_drops": self.capture.kernel_drops}
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One reading of health."""
+
+    name: str
+    ok: bool
+    reading: float | int | str | None
+    limit: float | int | str | None = None
+    advice: str | None = None
+
+
+def health(figures: Figures) -> tuple[Check, ...]:
+    """Whether this sidecar does its work now; the readiness page shows these, nothing else judges."""
+    storage, capture = figures.storage, figures.capture
+    fill = storage.queue_bytes / storage.queue_limit_bytes
+    socket_fill = capture.buffer_used_bytes / capture.buffer_bytes if capture.buffer_bytes else 0.0
+    ledger = figures.ledger()
+    return (
+        Check(
+            "database",
+            storage.up,
+            "up" if storage.up else "away",
+            None,
+            None if storage.up else "rows wait in memory; look at the log for the database's words",
+        ),
+        Check("queue", fill < 0.9, round(fill, 4), 0.9),
+        Check("receive_buffer", socket_fill < 0.9, round(socket_fill, 4), 0.9),
+        Check(
+            "loop_lag_seconds",
+            figures.loop_lag_seconds < 1.0,
+            round(figures.loop_lag_seconds, 4),
+            1.0,
+        ),
+        Check("ledger_balance", ledger["balance"] == 0, ledger["balance"], 0),
+    )

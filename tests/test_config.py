@@ -1,0 +1,368 @@
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipsidecar import config
+from sipsidecar.config import (
+    SETTINGS,
+    Config,
+    ConfigError,
+    Loaded,
+    find_file,
+    load,
+    parse_address,
+    redacted,
+    render,
+    render_json,
+    settings_markdown,
+)
+
+
+def file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sipsidecar.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def error_of(
+    path: Path | None = None,
+    environ: dict[str, str] | None = None,
+    flags: dict[str, object] | None = None,
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {}, flags or {})
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def of_env(name: str, text: str) -> Config:
+    return load(None, {f"SIPSIDECAR_{name}": text}, {}).config
+
+
+# ---------------------------------------------------------------------------- where values come from
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    loaded = load(None, {"PATH": "/bin"}, {})
+    assert loaded.config == Config()
+    assert set(loaded.sources.values()) == {"default"}
+    assert loaded.config.hep.listen == "127.0.0.1:9060"
+    assert loaded.config.retention.messages_days == 7
+
+
+def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_default(
+    tmp_path: Path,
+) -> None:
+    path = file(
+        tmp_path,
+        """
+        [hep]
+        listen = "192.0.2.1:1"
+        tcp = false
+        [http]
+        listen = "192.0.2.1:2"
+        [node]
+        id = 7
+        """,
+    )
+    environ = {"SIPSIDECAR_HEP__LISTEN": "192.0.2.2:1", "SIPSIDECAR_HTTP__LISTEN": "192.0.2.2:2"}
+    loaded = load(path, environ, {"hep.listen": "192.0.2.3:1", "http.listen": None})
+    assert loaded.config.hep.listen == "192.0.2.3:1"
+    assert loaded.sources["hep.listen"] == "flag --hep"
+    assert loaded.config.http.listen == "192.0.2.2:2"
+    assert loaded.sources["http.listen"] == "env SIPSIDECAR_HTTP__LISTEN"
+    assert (loaded.config.hep.tcp, loaded.config.node.id) == (False, 7)
+    assert loaded.sources["hep.tcp"] == loaded.sources["node.id"] == f"file {path}"
+    assert loaded.sources["log.level"] == "default"
+
+
+def test_every_setting_can_be_set_by_its_own_environment_variable() -> None:
+    for setting in SETTINGS:
+        default = setting.default
+        text = default if isinstance(default, str) else json.dumps(default)
+        loaded = load(None, {setting.variable: text}, {})
+        assert loaded.config == Config()
+        changed = {key: source for key, source in loaded.sources.items() if source != "default"}
+        assert changed == {setting.key: f"env {setting.variable}"}
+
+
+def test_a_flag_without_a_short_name_is_named_by_its_key() -> None:
+    loaded = load(None, {}, {"log.level": "debug", "node.id": 3, "calls.max_calls": "5"})
+    assert loaded.sources["log.level"] == "flag --log.level"
+    assert (loaded.config.node.id, loaded.config.calls.max_calls) == (3, 5)
+
+
+def test_other_variables_of_the_prefix_are_left_alone() -> None:
+    environ = {"SIPSIDECAR_CONFIG": "x", "SIPSIDECAR_SERVICE_HOST": "192.0.2.1"}
+    assert load(None, environ, {}).config == Config()
+
+
+# --------------------------------------------------------------------------- reading text into values
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("192.0.2.1,2001:db8::1", ("192.0.2.1", "2001:db8::1")),
+        (" 192.0.2.1 , ", ("192.0.2.1",)),
+        ("", ()),
+        ('["192.0.2.1"]', ("192.0.2.1",)),
+        ("['192.0.2.1', '192.0.2.2']", ("192.0.2.1", "192.0.2.2")),
+    ],
+)
+def test_a_list_is_comma_separated_or_a_literal(text: str, addresses: tuple[str, ...]) -> None:
+    assert of_env("HEP__LOCAL_ADDRESSES", text).hep.local_addresses == addresses
+
+
+@pytest.mark.parametrize("text", ['{"edge": 2001}', "{ edge = 2001 }", '{"edge" = 2001}'])
+def test_a_table_is_a_json_or_toml_literal(text: str) -> None:
+    assert of_env("HEP__AGENTS", text).hep.agents == {"edge": 2001}
+
+
+def test_numbers_and_booleans_are_read_from_text() -> None:
+    assert of_env("CALLS__SETTLE_SECONDS", "1.5").calls.settle_seconds == 1.5
+    assert of_env("CALLS__SETTLE_SECONDS", "0").calls.settle_seconds == 0.0
+    assert of_env("HEP__TCP", "False").hep.tcp is False
+
+
+@pytest.mark.parametrize("text", ["", " 1", "1_000", "\u0663", "0x10", "1.0", "1e3", "9" * 19])
+def test_what_is_not_a_plain_integer_is_refused(text: str) -> None:
+    error = error_of(environ={"SIPSIDECAR_NODE__ID": text})
+    assert error == f"node.id: expected int, got {text!r} (env SIPSIDECAR_NODE__ID)"
+
+
+# ------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("[hep]\nlisten = 5", "hep.listen: expected str, got int"),
+        ("[hep]\ntcp = 1", "hep.tcp: expected true or false, got 1"),
+        ("[hep]\ntcp = 'yes'", "hep.tcp: expected true or false, got 'yes'"),
+        ("[hep]\nlocal_addresses = ['::1', 1]", "hep.local_addresses[1]: expected str, got int"),
+        ("[hep]\nlocal_addresses = {}", "hep.local_addresses: expected list, got table"),
+        ("[hep]\nagents = { a = 'x' }", "hep.agents: expected int, got str"),
+        ("[hep]\nagents = { a = -1 }", "hep.agents: expected int >= 0, got {'a': -1}"),
+        ("[node]\nid = 0", "node.id: expected int >= 1, got 0"),
+        ("[node]\nid = 2147483648", "node.id: expected int <= 2147483647, got 2147483648"),
+        ("[node]\nid = true", "node.id: expected int, got bool"),
+        ("[node]\nid = 2.0", "node.id: expected int, got float"),
+        ("[calls]\nsettle_seconds = nan", "calls.settle_seconds: expected float >= 0.0, got nan"),
+        ("[calls]\nsettle_seconds = inf", "calls.settle_seconds: expected float <= 60.0, got inf"),
+        (
+            "[log]\nlevel = 'loud'",
+            "log.level: expected debug or info or warning or error, got 'loud'",
+        ),
+        ("[log]\nformat = 1", "log.format: expected text or json, got 1"),
+        ("[hep]\nlistne = 'x'", "hep.listne: no such setting, did you mean hep.listen?"),
+        ("[heap]\nlisten = 'x'", "heap.listen: no such setting, did you mean hep.listen?"),
+        ("[htpp]", "htpp: no such setting, did you mean http?"),
+        ("qqqq = 1", "qqqq: no such setting"),
+        ("hep = 1", "hep: expected [hep] and keys under it"),
+        ('[hep]\n"\\u001b[31m" = 1', r"hep.\x1b[31m: no such setting"),
+    ],
+)
+def test_a_wrong_value_in_the_file_is_told_with_its_key_and_the_file(
+    tmp_path: Path, text: str, error: str
+) -> None:
+    path = file(tmp_path, text)
+    assert error_of(path) == f"{error} (file {path})"
+
+
+def test_an_unknown_environment_variable_of_a_section_is_refused() -> None:
+    error = error_of(environ={"SIPSIDECAR_HEP__LISTN": "x"})
+    assert error == (
+        "SIPSIDECAR_HEP__LISTN: no such setting, did you mean SIPSIDECAR_HEP__LISTEN? (env)"
+    )
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    assert error_of(flags={"hep.listn": "x"}).startswith("hep.listn: no such setting, did you")
+
+
+@pytest.mark.parametrize("text", ["{a = ", "[1", "edge=2001"])
+def test_a_literal_that_cannot_be_read_is_refused(text: str) -> None:
+    error = error_of(environ={"SIPSIDECAR_HEP__AGENTS": text})
+    assert error == f"hep.agents: expected table, got {text!r} (env SIPSIDECAR_HEP__AGENTS)"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("HEP__LISTEN", "9060", "expected ADDR:PORT such as 127.0.0.1:9060 or [::1]:9060"),
+        ("HTTP__LISTEN", "127.0.0.1", "expected ADDR:PORT"),
+        ("HEP__LOCAL_ADDRESSES", "proxy", "'proxy' does not appear to be an IPv4 or IPv6 address"),
+        ("HEP__AGENTS", '{"a b": 1}', "a name has 1 to 64 letters, digits, _ or -, got 'a b'"),
+        ("HEP__AGENTS", "{a = 1, b = 1}", "one capture id has two names"),
+        ("DATABASE__DSN", "host=db password=hush", "expected postgresql://USER@HOST/NAME"),
+    ],
+)
+def test_a_value_of_the_right_type_that_means_nothing_is_refused(
+    name: str, text: str, error: str
+) -> None:
+    told = error_of(environ={f"SIPSIDECAR_{name}": text})
+    assert told.startswith(f"{name.lower().replace('__', '.')}: {error}")
+    assert told.endswith(f"(env SIPSIDECAR_{name})")
+    assert "hush" not in told
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    assert error_of(missing) == f"{missing}: No such file or directory"
+    assert error_of(tmp_path) == f"{tmp_path}: Is a directory"
+    broken = file(tmp_path, "[hep\n")
+    assert error_of(broken).startswith(f"{broken}: Expected ']'")
+    broken.write_bytes(b"\xff\xfe")
+    assert "utf-8" in error_of(broken)
+
+
+# ------------------------------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9060", ("127.0.0.1", 9060)),
+        ("0.0.0.0:0", ("0.0.0.0", 0)),  # noqa: S104
+        ("[::1]:65535", ("::1", 65535)),
+        ("[fe80::1%eth0]:1", ("fe80::1%eth0", 1)),
+        ("localhost:9060", ("localhost", 9060)),
+    ],
+)
+def test_an_address_is_split_into_host_and_port(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", ":9060", "9060", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1",
+        "127.0.0.1:9060 ", "127.0.0.1:\u0663", "::1:9060", "[127.0.0.1]:1", "[::1]", "[]:1",
+        "example.com:9060", "256.0.0.1:1", "127.0.0.1:123456",
+    ],
+)  # fmt: skip
+def test_what_is_not_an_address_and_port_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected ADDR:PORT"):
+        parse_address(text)
+
+
+@given(st.text(alphabet="0123456789.:[]localhst%", max_size=20) | st.text(max_size=10))
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    try:
+        host, port = parse_address(text)
+    except ValueError:
+        return
+    assert host
+    assert 0 <= port <= 65535
+
+
+# ----------------------------------------------------------------------------------------- which file
+
+
+def test_the_file_is_the_flag_s_else_the_environment_s_else_the_default_s(tmp_path: Path) -> None:
+    default = tmp_path / "default.toml"
+    environ = {"SIPSIDECAR_CONFIG": "env.toml"}
+    assert find_file(Path("flag.toml"), environ, default) == Path("flag.toml")
+    assert find_file(None, environ, default) == Path("env.toml")
+    assert find_file(None, {}, default) is None
+    default.touch()
+    assert find_file(None, {"SIPSIDECAR_CONFIG": ""}, default) == default
+
+
+# -------------------------------------------------------------------------------------------- showing
+
+
+def shown() -> Loaded:
+    return load(
+        None,
+        {
+            "SIPSIDECAR_DATABASE__DSN": "postgresql://me:hu:s/h@db:5432/calls?sslpassword=hush&a=b",
+            "SIPSIDECAR_HEP__AGENTS": "{edge = 1, core = 2}",
+            "SIPSIDECAR_NODE__NAME": 'a "b"',
+        },
+        {"hep.local_addresses": ["192.0.2.1", "::1"]},
+    )
+
+
+def test_the_rendered_settings_are_toml_of_the_same_values_without_passwords() -> None:
+    loaded = shown()
+    document = tomllib.loads(render(loaded))
+    dsn = "postgresql://me:***@db:5432/calls?sslpassword=***&a=b"
+    assert document["database"]["dsn"] == dsn
+    document["database"]["dsn"] = loaded.config.database.dsn
+    assert msgspec.convert(document, Config) == loaded.config
+
+
+def test_the_rendered_settings_are_aligned_and_say_where_each_comes_from() -> None:
+    lines = render(shown()).split("\n")
+    assert len(lines) == len(SETTINGS)
+    assert len({line.index(" = ") for line in lines}) == 1
+    assert len({line.rindex("  # ") for line in lines}) == 1
+    assert lines[0].endswith("  # default")
+    assert any(
+        re.fullmatch(r"hep.agents +=.*  # env SIPSIDECAR_HEP__AGENTS", line) for line in lines
+    )
+    assert "hush" not in "".join(lines)
+
+
+def test_a_value_cannot_move_the_terminal() -> None:
+    assert "\x9b" not in render(load(None, {"SIPSIDECAR_NODE__NAME": "\x9b31m"}, {}))
+
+
+def test_the_settings_as_json_have_value_and_source_of_each_key() -> None:
+    document = json.loads(render_json(shown()))
+    assert list(document) == [setting.key for setting in SETTINGS]
+    assert document["hep.agents"] == {
+        "value": {"edge": 1, "core": 2},
+        "source": "env SIPSIDECAR_HEP__AGENTS",
+    }
+    assert document["hep.local_addresses"]["value"] == ["192.0.2.1", "::1"]
+    assert "hush" not in json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "plain"),
+    [
+        ("", ""),
+        ("postgresql://db/calls", "postgresql://db/calls"),
+        ("postgresql://me@db/calls", "postgresql://me@db/calls"),
+        ("postgresql://me:p@db/calls", "postgresql://me:***@db/calls"),
+        ("postgresql://me:p@ss@db/calls", "postgresql://me:***@db/calls"),
+        ("postgresql://db/calls?user=me&PASSWORD=p", "postgresql://db/calls?user=me&PASSWORD=***"),
+        ("postgresql://db:5432/calls?x=a@b", "postgresql://db:***@b"),
+    ],
+)
+def test_a_password_never_leaves_a_dsn(dsn: str, plain: str) -> None:
+    assert redacted(dsn) == plain
+
+
+def test_every_setting_has_a_description_and_a_default_that_fits() -> None:
+    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS) == 29
+    for setting in SETTINGS:
+        assert setting.meta.description
+        assert "|" not in setting.meta.description
+        msgspec.convert(msgspec.to_builtins(setting.default), setting.annotation)
+
+
+def test_the_keys_with_a_flag_of_their_own_exist() -> None:
+    assert set(config.FLAGS) <= {setting.key for setting in SETTINGS}
+
+
+def test_the_table_for_people_has_a_row_per_setting() -> None:
+    lines = settings_markdown().split("\n")
+    assert len(lines) == len(SETTINGS) + 2
+    assert {line.count("|") for line in lines} == {5}
+    assert lines[2] == (
+        "| `node.id` | integer, 1 to 2147483647 | `1` "
+        "| Number of this sidecar; no other may have it |"
+    )
+    assert "| `hep.agents` | table | `{}` |" in lines[10]
+    assert '| `log.format` | `text` or `json` | `"text"` |' in lines[-1]

@@ -1,0 +1,248 @@
+import ipaddress
+import struct
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sipsidecar import rows
+from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+STAMP = 1_785_000_000_123_456
+EPOCH = 946_684_800_000_000
+
+ENCODERS: list[tuple[str, type[msgspec.Struct], Any]] = [
+    ("calls", CallRecord, rows.encode_call),
+    ("attempts", AttemptRecord, rows.encode_attempt),
+    ("registrations", RegistrationRecord, rows.encode_registration),
+    ("pings", PingRecord, rows.encode_ping),
+]
+
+
+def split(table: str, row: bytes) -> dict[str, bytes | None]:
+    (count,) = struct.unpack_from(">h", row)
+    position, fields = 2, []
+    for _ in range(count):
+        (length,) = struct.unpack_from(">i", row, position)
+        position += 4
+        fields.append(None if length < 0 else row[position : position + length])
+        position += max(length, 0)
+    assert position == len(row)
+    return dict(zip(rows.TABLES[table], fields, strict=True))
+
+
+def message(**changes: Any) -> dict[str, bytes | None]:
+    values: dict[str, Any] = {
+        "received_at": STAMP,
+        "captured_at": STAMP - 7,
+        "node_id": 3,
+        "agent_id": 2001,
+        "sequence": 42,
+        "kind": 1,
+        "src_ip": "10.0.0.1",
+        "src_port": 5060,
+        "dst_ip": "2001:db8::2",
+        "dst_port": 5062,
+        "transport": "udp",
+        "call_id": "a@b",
+        "payload": b"INVITE\0\xff",
+    }
+    return split("messages", rows.encode_message(**(values | changes)))
+
+
+def call(**changes: Any) -> dict[str, bytes | None]:
+    values: dict[str, Any] = {
+        "call_id": "a@b",
+        "from_tag": "t",
+        "received_at": STAMP,
+        "started_at": STAMP,
+    }
+    return split("calls", rows.encode_call(CallRecord(**(values | changes)), 1))
+
+
+def int8(value: int) -> bytes:
+    return struct.pack(">q", value)
+
+
+def test_a_message_row_holds_every_column_in_the_form_of_its_type() -> None:
+    assert message() == {
+        "received_at": int8(STAMP - EPOCH),
+        "captured_at": int8(STAMP - 7 - EPOCH),
+        "agent_id": int8(2001),
+        "sequence": int8(42),
+        "node_id": struct.pack(">i", 3),
+        "src_port": struct.pack(">i", 5060),
+        "dst_port": struct.pack(">i", 5062),
+        "kind": struct.pack(">h", 1),
+        "codec": struct.pack(">h", 0),
+        "src_ip": bytes((2, 32, 0, 4, 10, 0, 0, 1)),
+        "dst_ip": bytes((3, 128, 0, 16)) + ipaddress.ip_address("2001:db8::2").packed,
+        "transport": b"udp",
+        "call_id": b"a@b",
+        "payload": b"INVITE\0\xff",
+    }
+
+
+@pytest.mark.parametrize(
+    "absent",
+    ["captured_at", "agent_id", "src_ip", "src_port", "dst_ip", "dst_port", "transport"],
+)
+def test_an_unknown_of_a_message_is_null_and_moves_nothing_else(absent: str) -> None:
+    assert message(**{absent: None}) == message() | {absent: None}
+
+
+def test_a_message_of_no_call_has_an_empty_call_id_and_not_null() -> None:
+    assert message(call_id=None)["call_id"] == b""
+
+
+@pytest.mark.parametrize(
+    ("column", "sent", "kept"),
+    [
+        ("captured_at", 2**62, int8(rows.TIME_MAX - EPOCH)),
+        ("captured_at", -5, int8(rows.TIME_MIN - EPOCH)),
+        ("received_at", 2**70, int8(rows.TIME_MAX - EPOCH)),
+        ("agent_id", 2**64, int8(2**63 - 1)),
+        ("agent_id", -(2**64), int8(-(2**63))),
+        ("kind", 70_000, struct.pack(">h", 32_767)),
+        ("src_port", 65_536 + 80, struct.pack(">i", 80)),
+        ("dst_port", -1, struct.pack(">i", 65_535)),
+    ],
+)
+def test_a_wild_number_of_a_message_is_brought_into_its_columns_range(
+    column: str, sent: int, kept: bytes
+) -> None:
+    assert message(**{column: sent}) == message() | {column: kept}
+
+
+@pytest.mark.parametrize("ip", ["", "10.0.0", "10.0.0.1/8", "example.com", "1.2.3.4\0", "\ud800"])
+def test_what_is_no_address_is_null_in_an_inet_column(ip: str) -> None:
+    assert message(src_ip=ip)["src_ip"] is None
+
+
+def test_a_payload_over_its_cap_is_clipped() -> None:
+    stored = message(payload=bytes(rows.PAYLOAD_CAP + 1))["payload"]
+    assert stored == bytes(rows.PAYLOAD_CAP)
+
+
+def test_a_quarantine_row_keeps_the_bytes_and_the_reason() -> None:
+    row = rows.encode_quarantine(
+        STAMP, None, 1, None, 9, "10.0.0.1", 5060, None, None, "hep-length", b"\0HEP"
+    )
+    fields = split("quarantine", row)
+    assert fields["why"] == b"hep-length"
+    assert fields["payload"] == b"\0HEP"
+    assert fields["captured_at"] is fields["agent_id"] is fields["dst_ip"] is None
+    assert fields["sequence"] == int8(9)
+
+
+@pytest.mark.parametrize(("table", "kind", "_encode"), ENCODERS)
+def test_a_record_table_has_a_column_per_field_and_the_node(
+    table: str, kind: type[msgspec.Struct], _encode: Any
+) -> None:
+    assert rows.TABLES[table] == (*kind.__struct_fields__, "node_id")
+
+
+def test_fields_of_a_call_are_encoded_by_their_types() -> None:
+    fields = call(
+        from_user="älice",
+        answered=True,
+        final_code=200,
+        q850=16,
+        pdd_ms=12.5,
+        invites=2,
+        src_ip="10.0.0.1",
+        src_port=5060,
+        agent_ids=(7, 2**32),
+        flags=("forked",),
+    )
+    assert fields["from_user"] == "älice".encode()
+    assert fields["answered"] == b"\1"
+    assert fields["ended"] == b"\0"
+    assert fields["final_code"] == struct.pack(">h", 200)
+    assert fields["q850"] == struct.pack(">h", 16)
+    assert fields["pdd_ms"] == struct.pack(">d", 12.5)
+    assert fields["invites"] == struct.pack(">i", 2)
+    assert fields["src_ip"] == bytes((2, 32, 0, 4, 10, 0, 0, 1))
+    assert fields["src_port"] == struct.pack(">i", 5060)
+    assert fields["agent_ids"] == struct.pack(">iiiiiiqiq", 1, 0, 20, 2, 1, 8, 7, 8, 2**32)
+    assert fields["flags"] == struct.pack(">iiiiii6s", 1, 0, 25, 1, 1, 6, b"forked")
+    assert fields["talk_ms"] is fields["ended_at"] is fields["dst_ip"] is fields["trunk"] is None
+
+
+def test_an_empty_array_has_no_dimension() -> None:
+    assert call()["flags"] == struct.pack(">iii", 0, 0, 25)
+
+
+def test_an_array_over_its_cap_is_clipped() -> None:
+    stored = call(agent_ids=tuple(range(1000)))["agent_ids"]
+    assert stored is not None
+    assert len(stored) == 20 + 12 * rows.ARRAY_CAP
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_duration_that_is_no_number_is_null(value: float) -> None:
+    assert call(pdd_ms=value)["pdd_ms"] is None
+
+
+def test_an_absent_from_tag_is_empty_for_the_primary_key() -> None:
+    assert call(from_tag="")["from_tag"] == b""
+    assert call(from_tag=None)["from_tag"] == b""
+
+
+@given(ANY_TEXT, st.integers(0, 40))
+@example("a\0b", 40)
+@example("\ud800", 3)
+@example("€€", 4)
+def test_cleaned_text_is_short_utf8_without_nul(text: str, cap: int) -> None:
+    clean = rows.clean_text(text, cap)
+    assert len(clean) <= cap
+    assert "\0" not in clean.decode()
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50))
+def test_text_that_can_be_stored_is_stored_as_it_is(text: str) -> None:
+    assert rows.clean_text(text, 200) == text.encode()
+
+
+def test_bytes_that_are_no_text_are_stored_as_escapes() -> None:
+    assert rows.clean_text("a\0b\udcff", 100) == rb"a\x00b\udcff"
+
+
+@given(ANY_TEXT.map(lambda text: text * 60))
+def test_a_call_id_is_stored_alike_in_every_table_and_asked_for_alike(call_id: str) -> None:
+    asked = rows.clean_call_id(call_id).encode()
+    assert message(call_id=call_id)["call_id"] == asked
+    assert call(call_id=call_id)["call_id"] == asked
+
+
+def test_the_keys_at_their_caps_fit_in_an_index_entry() -> None:
+    assert rows.CALL_ID_CAP + rows.TAG_CAP + rows.BRANCH_CAP + 64 < 2704
+
+
+def test_a_first_revision_replaces_nothing() -> None:
+    record = CallRecord(call_id="a", from_tag="t", received_at=STAMP, started_at=STAMP)
+    assert rows.replaced(record, 1) is None
+
+
+def test_a_later_revision_names_the_key_as_it_was_stored() -> None:
+    late = CallRecord(
+        call_id="a\0", from_tag="t" * 999, received_at=2**70, started_at=STAMP, revision=2
+    )
+    assert rows.replaced(late, 4) == rows.Replaced(
+        "calls", r"a\x00", "t" * rows.TAG_CAP, "", rows.TIME_MAX, 4, 2
+    )
+
+
+def test_a_later_revision_of_an_attempt_names_its_branch() -> None:
+    late = AttemptRecord(
+        call_id="a",
+        from_tag="t",
+        branch="z9hG4bK1",
+        received_at=STAMP,
+        started_at=STAMP,
+        revision=1,
+    )
+    assert rows.replaced(late, 4) == rows.Replaced("attempts", "a", "t", "z9hG4bK1", STAMP, 4, 1)
