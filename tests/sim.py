@@ -203,9 +203,10 @@ def play(
     for step, index in enumerate(order if order is not None else range(len(parsed))):
         line = parsed[index]
         parent = (parents or {}).get(line.branch)
-        for agent_id, skew_us in agents:
+        for tap, (agent_id, skew_us) in enumerate(agents):
             data = packet(line, call_id, agent_id=agent_id, parent=parent, skew_us=skew_us)
-            world.send(data, step * spread, peer=f"203.0.113.{agent_id % 200}")
+            # the first tap is the proxy P itself, which sends HEP from its own address
+            world.send(data, step * spread, peer=f"203.0.113.{5 + tap}")
     world.run_out()
     return world
 

@@ -10,9 +10,12 @@ from typing import NamedTuple, Protocol
 
 from sipsidecar.rows import Replaced
 
+WORTH = ("messages", "quarantine", "pings", "registrations", "attempts", "calls")
+"""The tables, what is worth least first: the order in which rows are given up for room."""
 ROW_OVERHEAD = 120
 """Bytes of Python objects per waiting row, so that the bound is about memory, not payload."""
-MESSAGES = "messages"
+KEY_OVERHEAD = 600
+"""The same for the key of a row to replace."""
 
 
 class StoreError(Exception):
@@ -44,10 +47,17 @@ class Store(Protocol):
 
 
 class Row(NamedTuple):
-    """One encoded row, and how many received packets it accounts for."""
+    """One encoded row, how many received packets it accounts for, and what it puts out of date."""
 
     data: bytes
+    """Empty for a bare retraction."""
     packets: int
+    replaces: Replaced | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        return len(self.data) + ROW_OVERHEAD + (KEY_OVERHEAD if self.replaces else 0)
 
 
 class Batch(NamedTuple):
@@ -69,11 +79,10 @@ class Waiting:
         self._max_rows = max_rows
         self._max_age = max_age
         self._max_bytes = max_bytes
-        self._tables: dict[str, deque[Row]] = {}
-        self._replaced: list[Replaced] = []
+        self._tables: dict[str, deque[Row]] = {table: deque() for table in WORTH}
         self._oldest: float | None = None
         self._rows = 0
-        self.bytes = 0
+        self._bytes = 0
         self._taken: Batch | None = None
         self._taken_bytes = 0
         self.added: Counter[str] = Counter()
@@ -87,14 +96,14 @@ class Waiting:
         return self._rows + (self._taken.rows if self._taken else 0)
 
     @property
-    def total_bytes(self) -> int:
+    def bytes(self) -> int:
         """Memory that waiting rows take, those in flight included."""
-        return self.bytes + self._taken_bytes
+        return self._bytes + self._taken_bytes
 
     def waiting(self, table: str) -> int:
         """Rows of a table that are not in the database yet, those in flight included."""
-        taken = len(self._taken.tables.get(table, ())) if self._taken else 0
-        return len(self._tables.get(table, ())) + taken
+        taken = self._taken.tables.get(table, ()) if self._taken else ()
+        return sum(1 for row in self._tables[table] if row.data) + len(taken)
 
     def add(
         self,
@@ -107,50 +116,46 @@ class Waiting:
         """One encoded row; makes room by dropping what is worth least."""
         self.added[table] += 1
         self.packets_waiting[table] += packets
-        rows = self._tables.get(table)
-        if rows is None:
-            rows = self._tables[table] = deque()
-        rows.append(Row(data, packets))
-        self._rows += 1
-        self.bytes += len(data) + ROW_OVERHEAD
-        if replaces is not None:
-            self._replaced.append(replaces)
-        if self._oldest is None:
-            self._oldest = now
-        while self.bytes + self._taken_bytes > self._max_bytes and self._rows:
-            self._shed()
+        self._append(table, Row(data, packets, replaces), now)
 
     def retract(self, key: Replaced, now: float) -> None:
-        """A stored row that must go when the next batch is written."""
-        self._replaced.append(key)
-        if self._oldest is None:
-            self._oldest = now
+        """A stored row that must go, after what was added before and before what comes after."""
+        self._append(key.table, Row(b"", 0, key), now)
 
     def due(self, now: float) -> bool:
         """Whether a batch should be taken now."""
         if self._oldest is None or self._taken is not None:
             return False
-        return self._rows >= self._max_rows or now - self._oldest >= self._max_age
+        full = self._rows >= self._max_rows or self._bytes >= self._max_bytes // 4
+        return full or now - self._oldest >= self._max_age
 
     def take(self) -> Batch | None:
-        """Swap out at most one batch; it stays accounted for until `done` or `failed`.
+        """Swap out at most one batch; it stays accounted for until `done` or `lost`.
 
-        At most `max_rows` of each table: one huge COPY would stall the receiver.
+        At most `max_rows` of each table, and about a quarter of the bytes: one huge COPY would
+        stall the receiver, and what is in flight cannot make room. What is worth most goes first.
         """
         if self._taken is not None or self._oldest is None:
             return None
         tables: dict[str, list[Row]] = {}
-        for table, rows in self._tables.items():
+        replaced: list[Replaced] = []
+        taken = 0
+        for table, waiting in reversed(self._tables.items()):
+            rows: list[Row] = []
+            for _ in range(min(len(waiting), self._max_rows)):
+                if taken >= self._max_bytes // 4:
+                    break
+                row = waiting.popleft()
+                taken += row.bytes
+                self._rows -= 1
+                if row.data:
+                    rows.append(row)
+                if row.replaces:
+                    replaced.append(row.replaces)
             if rows:
-                tables[table] = [rows.popleft() for _ in range(min(len(rows), self._max_rows))]
-        self._taken = Batch(tables, self._replaced)
-        self._replaced = []
-        count = self._taken.rows
-        self._taken_bytes = sum(
-            len(row.data) + ROW_OVERHEAD for rows in tables.values() for row in rows
-        )
-        self.bytes -= self._taken_bytes
-        self._rows -= count
+                tables[table] = rows
+        self._bytes -= taken
+        self._taken, self._taken_bytes = Batch(tables, replaced), taken
         if not self._rows:
             self._oldest = None
         return self._taken
@@ -167,6 +172,15 @@ class Waiting:
             self.dropped[(table, reason)] += len(rows)
             self.packets_dropped[(table, reason)] += sum(row.packets for row in rows)
 
+    def _append(self, table: str, row: Row, now: float) -> None:
+        self._tables[table].append(row)
+        self._rows += 1
+        self._bytes += row.bytes
+        if self._oldest is None:
+            self._oldest = now
+        while self._bytes + self._taken_bytes > self._max_bytes and self._rows:
+            self._shed()
+
     def _give_up(self) -> dict[str, list[Row]]:
         taken, self._taken, self._taken_bytes = self._taken, None, 0
         tables = taken.tables if taken else {}
@@ -175,13 +189,13 @@ class Waiting:
         return tables
 
     def _shed(self) -> None:
-        table = MESSAGES if self._tables.get(MESSAGES) else max(self._tables, key=self._length)
+        table = next(table for table, rows in self._tables.items() if rows)
         row = self._tables[table].popleft()
         self._rows -= 1
-        self.bytes -= len(row.data) + ROW_OVERHEAD
-        self.dropped[(table, "queue-full")] += 1
-        self.packets_dropped[(table, "queue-full")] += row.packets
-        self.packets_waiting[table] -= row.packets
-
-    def _length(self, table: str) -> int:
-        return len(self._tables[table])
+        self._bytes -= row.bytes
+        if not self._rows:
+            self._oldest = None
+        if row.data:
+            self.dropped[(table, "queue-full")] += 1
+            self.packets_dropped[(table, "queue-full")] += row.packets
+            self.packets_waiting[table] -= row.packets

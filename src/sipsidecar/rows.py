@@ -257,20 +257,25 @@ class Replaced(NamedTuple):
     revision: int
 
 
+def clean_key(key: Replaced) -> Replaced:
+    """Give the key as it was stored; cleaning it again changes nothing."""
+    return key._replace(
+        call_id=clean_call_id(key.call_id),
+        from_tag=clean_text(key.from_tag or "", TAG_CAP).decode(),
+        branch=clean_text(key.branch or "", BRANCH_CAP).decode(),
+        received_at=_clamp_time(key.received_at),
+    )
+
+
 def replaced(record: CallRecord | AttemptRecord, node_id: int) -> Replaced | None:
     """Name what must go when this record is stored; None for a first revision."""
     if record.revision <= 0:
         return None
-    branch = record.branch if isinstance(record, AttemptRecord) else None
-    return Replaced(
-        "calls" if branch is None else "attempts",
-        clean_call_id(record.call_id),
-        clean_text(record.from_tag or "", TAG_CAP).decode(),
-        clean_text(branch or "", BRANCH_CAP).decode(),
-        _clamp_time(record.received_at),
-        node_id,
-        record.revision,
+    table, branch = (
+        ("attempts", record.branch) if isinstance(record, AttemptRecord) else ("calls", "")
     )
+    key = (record.call_id, record.from_tag, branch, record.received_at, node_id, record.revision)
+    return clean_key(Replaced(table, *key))
 
 
 _MESSAGE = struct.Struct(">h iq iq iq iq ii ii ii ih ih")

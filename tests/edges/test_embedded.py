@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -424,9 +425,11 @@ async def test_a_start_does_not_wait_for_ever_for_an_earlier_server(
         os.kill(pid, signal.SIGSTOP)
         owner.kill()
         owner.wait()
-        with pytest.raises(EmbeddedError, match=f"still stopping in .*: kill -QUIT {pid}$"):
-            await EmbeddedPostgres(directory).start()
-        os.kill(pid, signal.SIGCONT)
+        try:
+            with pytest.raises(EmbeddedError, match=f"still stopping in .*: kill -QUIT {pid}$"):
+                await EmbeddedPostgres(directory).start()
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_server_that_hears_nothing_is_killed_in_the_end(
@@ -443,10 +446,25 @@ async def test_a_server_that_hears_nothing_is_killed_in_the_end(
     assert await server.wait_stopped() == "stopped (exit status -9)"
 
 
+async def test_a_dead_server_that_nobody_reaps_does_not_count(directory: Path) -> None:
+    async with running(directory) as server:
+        pid_file = directory / "postgres/postmaster.pid"
+        said = pid_file.read_text().partition("\n")[2]
+    postgres = server.binaries.directory / "postgres"
+    with subprocess.Popen([postgres, "--version"], stdout=subprocess.DEVNULL) as dead:  # noqa: ASYNC220
+        await until(lambda: gone(dead.pid))
+        pid_file.write_text(f"{dead.pid}\n{said}")
+        assert dsn_of(directory) is None
+        dead.wait()
+
+
 # One owner
 
 
-async def test_a_second_owner_is_refused_and_told_who_is_the_first(directory: Path) -> None:
+async def test_a_second_owner_is_refused_at_once_and_told_who_is_the_first(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "WAIT_SECONDS", 3600.0)
     with owner_of(directory) as (owner, dsn, _):
         with pytest.raises(EmbeddedError) as refused:
             await EmbeddedPostgres(directory).start()
@@ -475,6 +493,21 @@ def test_a_lock_whose_file_was_removed_does_not_count(tmp_path: Path) -> None:
     assert not first.path.exists()
     with DirectoryLock(tmp_path), pytest.raises(EmbeddedError, match="in use"):
         first.acquire()
+
+
+def test_a_lock_file_that_is_removed_while_it_is_being_locked_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def lock_too_late(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        (tmp_path / "lock").unlink()
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_too_late)
+    with DirectoryLock(tmp_path), pytest.raises(EmbeddedError, match="in use"):
+        DirectoryLock(tmp_path).acquire()
 
 
 def test_a_planted_link_is_not_followed_by_the_lock(tmp_path: Path) -> None:
@@ -613,9 +646,9 @@ def test_a_containers_root_may_not_look_into_other_users_processes_and_need_not(
 def test_root_that_may_not_become_another_user_is_told_so(tmp_path: Path) -> None:
     if not shutil.which("setpriv"):
         pytest.skip("no setpriv to give up capabilities with")
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     done = subprocess.run(
-        [*"setpriv --bounding-set=-all --inh-caps=-all".split(), sys.executable]
-        + ["-c", OWNER, str(tmp_path / "data")],
+        [*drop, sys.executable, "-c", OWNER, str(tmp_path / "data")],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

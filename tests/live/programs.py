@@ -107,9 +107,17 @@ def running(
 
 
 def until(
-    what: str, look: Callable[[], T | None], seconds: float, program: Program | None = None
+    what: object,
+    look: Callable[[], T | None],
+    seconds: float,
+    program: Program | None = None,
+    *,
+    every: float = 0.05,
 ) -> T:
-    """What `look` returns once it is not None; fails after `seconds`, or when `program` has died."""
+    """What `look` returns once it is not None; fails after `seconds`, or when `program` has died.
+
+    `what` is what is waited for; it is made text when that has failed.
+    """
     deadline = time.monotonic() + seconds
     while True:
         found = look()
@@ -119,7 +127,7 @@ def until(
             pytest.fail(f"{program.name} ended before {what}:\n{program.tail()}")
         if time.monotonic() > deadline:
             pytest.fail(f"no {what} in {seconds:g} s" + (f":\n{program.tail()}" if program else ""))
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def network() -> str:

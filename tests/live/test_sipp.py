@@ -65,7 +65,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
         until("readiness", lambda: ready(http), 60, sidecar)
         seen = traffic.run(folder, hep, CALLS)
         # A challenge that nobody answers is an end only after 32 s.
-        records = until("records of all calls", lambda: ended(data, seen), 60, sidecar)
+        waiting = Waiting(data, seen)
+        records = until(waiting, waiting.look, 60, sidecar, every=1)
         dsn = sidecar_says("dsn", data=data).strip()
         attempts, registrations, pings = [asyncio.run(rows(dsn, query)) for query in QUERIES]
         code = sidecar.stop(30)
@@ -95,15 +96,28 @@ def sidecar_says(*arguments: str, data: Path) -> str:
     return done.stdout
 
 
-def ended(data: Path, seen: traffic.Seen) -> dict[str, dict[str, Any]] | None:
-    """The records by Call-ID; None while a call has none."""
-    said = sidecar_says("calls", "--json", "--limit", "5000", data=data)
-    found = [json.loads(line) for line in said.splitlines()]
-    records = {record["call_id"]: record for record in found if record["ended"]}
-    if not seen.calls.keys() <= records.keys():
-        return None
-    assert len(found) == len(records), "a call has two records, or one that has not ended"
-    return records
+class Waiting:
+    """The records that are in the database, and which are still to come."""
+
+    def __init__(self, data: Path, seen: traffic.Seen) -> None:
+        self.data = data
+        self.kinds = {call_id: kind.name for call_id, kind in seen.kinds.items()}
+        self.missing: Counter[str] = Counter()
+
+    def __str__(self) -> str:
+        return f"records of {dict(self.missing)}"
+
+    def look(self) -> dict[str, dict[str, Any]] | None:
+        """All records by Call-ID; None while one is missing."""
+        said = sidecar_says("calls", "--json", "--limit", "5000", data=self.data)
+        found = [json.loads(line) for line in said.splitlines()]
+        records = {record["call_id"]: record for record in found}
+        late = self.kinds.keys() - records.keys()
+        self.missing = Counter(self.kinds[call_id] for call_id in late)
+        if late:
+            return None
+        assert len(found) == len(records), "a call has two records"
+        return records
 
 
 async def rows(dsn: str, query: str) -> list[dict[str, Any]]:
@@ -123,6 +137,8 @@ def test_every_call_has_one_record_that_says_what_the_caller_saw(live: Live) -> 
         for difference in truth.differences(call, live.records[call_id])
     ]
     assert not wrong, "\n".join(wrong)
+    # A challenge is not an end, however long nobody answers it.
+    assert {r["final_code"] for r in live.records.values() if not r["ended"]} == {407}
 
 
 def test_every_kind_of_call_went_as_it_was_meant_to(live: Live) -> None:

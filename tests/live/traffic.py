@@ -40,7 +40,7 @@ class Kind:
 
 
 KINDS = (
-    # First, for its records come last: the 407 is the end only when no INVITE follows it for 32 s.
+    # Made first, for its records come last: they wait 32 s for an INVITE that follows the 407.
     Kind("wrong-password", "uac_auth", "auth", share=3, code=407, branches=(), invites=2),
     Kind("answered", share=20, released_by="caller"),
     Kind("tcp", share=5, released_by="caller", options=("-t", "t1")),
@@ -114,7 +114,8 @@ def run(folder: Path, collector: str, total: int) -> Seen:
         callers: list[Program] = []
         for n, kind in enumerate(KINDS + OTHERS):
             options = _sipp_options(folder, kind.name, kind.uac, f"{net}.{100 + n}", port)
-            options += _caller_options(kind, numbers[kind.name], seconds)
+            pace = seconds if n else seconds / 4
+            options += _caller_options(kind, numbers[kind.name], pace)
             options += ["-key", "callee", f"{callees.get(kind.callee or '', f'{net}.1')}:{port}"]
             command = [sipp, f"{net}.1:{port}", *options]
             callers.append(stack.enter_context(running(kind.name, command, folder)))

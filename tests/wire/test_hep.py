@@ -599,6 +599,13 @@ class TestNames:
     ) -> None:
         assert address_text(packed) == text
 
+    @pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "::1"])
+    def test_an_address_that_was_written_is_packed_again(self, text: str) -> None:
+        assert address_text(hep.packed_address(text)) == text
+
+    def test_no_address_packs_as_the_unspecified_one(self) -> None:
+        assert hep.packed_address(None) == bytes(4)
+
     def test_the_memory_of_addresses_is_bounded(self) -> None:
         for number in range(10_000):
             address_text(number.to_bytes(4, "big"))

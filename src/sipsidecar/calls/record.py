@@ -276,14 +276,11 @@ class _View:
             wait = max(wait, ORPHAN + timing.settle)
 
         self._flag_dialog(flags, newest, answers, answered)
-        if len(attempts) > 1 and any(
-            not a.answered and "cancelled" not in a.flags and a.final_code is not None
-            for a in attempts[:-1]
-        ):
+        if any(_gave_way(attempt) for attempt in attempts[:-1]):
             flags.add("failover")
 
         first_progress = _merge(
-            reply.times for reply in replies if reply.status in _PDD_STOP or reply in answers
+            r.times for r in replies if r.status in _PDD_STOP or 200 <= r.status < 300
         )
         first_response = _merge(reply.times for reply in (*provisional, *answers))
         pdd = self._span_ms(invited, first_progress)
@@ -317,7 +314,7 @@ class _View:
         reasons = _reasons(what_ended)
         if cancelled and any(r.protocol.upper() == "SIP" and r.cause == 200 for r in reasons):
             flags.add("completed_elsewhere")
-        offer, answer = self._codecs(answers, provisional, answered)
+        offer, codec = self._codecs(self.roots, answers, provisional)
         record = CallRecord(
             call_id=call.call_id,
             from_tag=self.tag,
@@ -357,11 +354,11 @@ class _View:
             released_by=self._released_by(bye, answered, code, bool(cancelled)),
             q850=next((r.cause for r in reasons if r.protocol.upper() == "Q.850"), None),
             reason=_clip(", ".join(sip.text(r) for r in what_ended if r != b"X-Admission")) or None,
-            invites=len({(leg.cseq, leg.branch) for leg in self.roots}) if self.seen_invite else 0,
+            invites=self._invites(),
             retransmissions=call.retransmissions(self._primary_places()),
             attempts=len(attempts),
             codec_offered=_clip(",".join(offer)) or None,
-            codec_negotiated=_clip(answer),
+            codec_negotiated=_clip(codec),
             flags=tuple(sorted(flags)),
             seizure=self.seen_invite and not (code is not None and 300 <= code < 400),
         )
@@ -466,6 +463,12 @@ class _View:
         byes = sorted(byes, key=lambda b: (self._stamp(b.times) or 0, b.from_tag, b.cseq))
         # Both sides may hang up at once: the earlier one did, its copies at other hops are the same.
         return [b for b in byes if b.from_tag == byes[0].from_tag]
+
+    def _invites(self) -> int:
+        """INVITE transactions on the caller's side; of an ingress never seen, by what names it."""
+        if not self.seen_invite:
+            return 0
+        return len({(leg.cseq, leg.parent or leg.branch) for leg in self.roots})
 
     def _released_by(
         self, bye: Sequence[DialogFact], answered: bool, code: int | None, cancelled: bool
@@ -572,22 +575,20 @@ class _View:
         return "proxy"
 
     def _codecs(
-        self, answers: Sequence[Reply], provisional: Sequence[Reply], answered: bool
+        self, legs: Sequence[Leg], answers: Sequence[Reply], provisional: Sequence[Reply]
     ) -> tuple[tuple[str, ...], str | None]:
-        firsts = sorted((leg.first for leg in self.roots if leg.first), key=lambda i: i.key)
-        offer = next((c for i in firsts if (c := _codecs(i.content_type, i.body))), ())
-        if not answered:
-            return offer, None
-        replies = sorted((*answers,), key=self._reply_key) + sorted(
-            provisional, key=self._reply_key
-        )
-        answer = next((c for r in replies if (c := _codecs(r.content_type, r.body))), ())
-        if offer:
-            return offer, answer[0] if answer else None
-        # the offer was in the 2xx, the answer is in the ACK (RFC 3261 13.2.2.4)
-        acks = sorted(self.acks, key=lambda a: (self._stamp(a.times) or 0, a.branch))
-        late = next((c for a in acks if (c := _codecs(a.content_type, a.body))), ())
-        return answer, late[0] if late else None
+        """Names offered, and the one agreed on; None unless the call was answered (RFC 3264)."""
+        firsts = sorted((leg.first for leg in legs if leg.first), key=lambda i: i.key)
+        offer = next((d for i in firsts if (d := _session(i.content_type, i.body))), None)
+        replies = sorted(answers, key=self._reply_key) + sorted(provisional, key=self._reply_key)
+        answer = next((d for r in replies if (d := _session(r.content_type, r.body))), None)
+        if offer is None and answers:
+            # the offer was in the 2xx, the answer is in the ACK (RFC 3261 13.2.2.4)
+            acks = sorted(self.acks, key=lambda a: (self._stamp(a.times) or 0, a.branch))
+            offer = answer
+            answer = next((d for a in acks if (d := _session(a.content_type, a.body))), None)
+        offered = sdp.audio_codecs(offer) if offer else ()
+        return offered, _agreed(offer, answer) if answers else None
 
     # -- attempts
 
@@ -638,9 +639,9 @@ class _View:
         ends = leg.ends()
         first = leg.first
         reasons = _reasons(final.reasons if final else leg.cancel_reasons)
-        offer = _codecs(first.content_type, first.body) if first else ()
-        bodies = [answer, *(r for r in replies if 100 < r.status < 200)] if answer else []
-        chosen = next((c for r in bodies if (c := _codecs(r.content_type, r.body))), ())
+        offer, codec = self._codecs(
+            [leg], [answer] if answer else [], [r for r in replies if 100 < r.status < 200]
+        )
         progress = _merge(
             r.times for r in replies if r.status in _PDD_STOP or 200 <= r.status < 300
         )
@@ -675,7 +676,7 @@ class _View:
             reason=_clip(", ".join(sip.text(r) for r in final.reasons)) or None if final else None,
             retransmissions=self.call.retransmissions({leg.branch}),
             codec_offered=_clip(",".join(offer)) or None,
-            codec_negotiated=_clip(chosen[0]) if chosen and offer else None,
+            codec_negotiated=_clip(codec),
             flags=tuple(sorted(flags)),
         )
 
@@ -689,6 +690,17 @@ def _merge(facts: Iterable[Times]) -> Times:
         for i in range(0, len(times), 2):
             merged = earlier(merged, times[i], times[i + 1])
     return merged
+
+
+def _gave_way(attempt: AttemptRecord) -> bool:
+    """A refusal after which a proxy tries the next; a challenge or redirect is retried instead."""
+    code = attempt.final_code
+    return (
+        code is not None
+        and code >= 400
+        and code not in _RETRIED
+        and "cancelled" not in attempt.flags
+    )
 
 
 def _oldest(times: Times) -> int:
@@ -729,16 +741,25 @@ def _has_sdp(reply: Reply) -> bool:
     return bool(reply.body) and sdp.body_of(reply.content_type, reply.body) is not None
 
 
-def _codecs(content_type: str, body: bytes) -> tuple[str, ...]:
-    if not body:
-        return ()
-    description = sdp.body_of(content_type, body)
+def _session(content_type: str, body: bytes) -> sdp.SessionDescription | None:
+    description = sdp.body_of(content_type, body) if body else None
     if description is None:
-        return ()
+        return None
     try:
-        return sdp.audio_codecs(sdp.parse(description))
+        return sdp.parse(description)
     except sdp.SdpError:
-        return ()
+        return None
+
+
+def _agreed(
+    offer: sdp.SessionDescription | None, answer: sdp.SessionDescription | None
+) -> str | None:
+    """The answer's codec; what it only numbers is named by the offer."""
+    codec = sdp.negotiated(answer) if answer else None
+    if codec is None or codec.name or offer is None:
+        return codec.name if codec else None
+    offered = (c for media in offer.media for c in media.codecs)
+    return next((c.name for c in offered if c.payload_type == codec.payload_type), None)
 
 
 def _reasons(raw: Collection[bytes]) -> list[sip.Reason]:

@@ -199,7 +199,7 @@ class CallTable:
         if call.emitted is not None and call.last_now <= call.emitted_at:
             self._forget(call)
             return
-        quick = self._not_before(call)
+        quick = max(self._not_before(call), call.last_now + self._timing.settle)
         if quick > now:
             self._schedule(call, quick)
             return

@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 
 from sipsidecar.batch import StoreError, StoreRejected, StoreUnavailable
-from sipsidecar.rows import HEADER, TABLES, TRAILER, Replaced, clean_call_id
+from sipsidecar.rows import HEADER, TABLES, TRAILER, Replaced, clean_call_id, clean_key
 from sipsidecar.tables import printable
 
 if TYPE_CHECKING:
@@ -325,15 +325,16 @@ async def _store(
                     await _copy(connection, table, table, part)
         # After the COPY, so that two revisions of a record may be in one batch.
         for table, statement in _REPLACE.items():
-            keys = [key[1:] for key in replace if key.table == table]
+            keys = [clean_key(key)[1:] for key in replace if key.table == table]
             if keys:
                 await connection.executemany(statement, keys)
     return left_out
 
 
 async def _copy(connection: Connection, into: str, table: str, rows: Sequence[bytes]) -> None:
-    # A buffer, not an iterator: asyncpg wraps a task around every step of an iterator.
-    stream: Any = b"".join((HEADER, *rows, TRAILER))
+    # A buffer, not an iterator: asyncpg wraps a task around every step of an iterator. And not
+    # bytes: those it takes for the path of a file.
+    stream: Any = memoryview(b"".join((HEADER, *rows, TRAILER)))
     await connection.copy_to_table(into, source=stream, columns=TABLES[table], format="binary")
 
 
@@ -402,7 +403,13 @@ async def _migrate(connection: Connection) -> None:
 
 
 async def _exists(connection: Connection, table: str) -> bool:
-    return bool(await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", table))
+    # By a scan: to_regclass may answer from a cache that a waited-for lock has outdated.
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $1 AND pg_table_is_visible(oid))",
+            table,
+        )
+    )
 
 
 def _day(at_us: int) -> datetime:
@@ -493,7 +500,7 @@ WHERE started_at >= $1::timestamptz AND received_at >= $1::timestamptz - interva
   AND flags @> $12::text[]
   AND ($13::text IS NULL OR strpos(call_id, $13) > 0)
   AND ($14::boolean IS NULL OR answered = $14)
-ORDER BY {order} DESC NULLS LAST, call_id, from_tag LIMIT $15
+ORDER BY {order}, call_id, from_tag LIMIT $15
 """
 ORDERS = ("started_at", "ended_at", "pdd_ms", "setup_ms", "talk_ms", "retransmissions")
 _CALL_SQL = "SELECT * FROM calls WHERE call_id = $1 ORDER BY started_at DESC, from_tag LIMIT $2"
@@ -508,6 +515,12 @@ _MESSAGES_SQL = """
 SELECT * FROM messages WHERE call_id = $1
 ORDER BY coalesce(captured_at, received_at), sequence LIMIT $2
 """
+
+
+def _calls_sql(order: str) -> str:
+    # `started_at` is never NULL, and only so can its index, read backwards, give this order.
+    nulls = "" if order == "started_at" else " NULLS LAST"
+    return _CALLS_SQL.format(order=f"{order} DESC{nulls}")
 
 
 async def _ask(dsn: str, sql: str, *values: object) -> list[dict[str, Any]]:
@@ -527,7 +540,7 @@ async def find_calls(dsn: str, wanted: CallFilter) -> list[dict[str, Any]]:
     if wanted.order not in ORDERS:
         raise ValueError(f"order: expected one of {', '.join(ORDERS)}")
     *values, order = msgspec.structs.astuple(wanted)
-    return await _ask(dsn, _CALLS_SQL.format(order=order), *values)
+    return await _ask(dsn, _calls_sql(order), *values)
 
 
 async def find_call(

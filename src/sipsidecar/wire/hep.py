@@ -468,12 +468,12 @@ def address_text(packed: bytes) -> str | None:
     return str(ipaddress.IPv6Address(packed)) if len(packed) == 16 else None
 
 
-# --------------------------------------------------------------------------------------------- TCP
-
-
 def packed_address(text: str | None) -> bytes:
     """Return the packed form of an address's text; the unspecified IPv4 address for None."""
     return ipaddress.ip_address(text or "0.0.0.0").packed  # noqa: S104 -- no address, not a listener
+
+
+# --------------------------------------------------------------------------------------------- TCP
 
 
 class HepStream:

@@ -1,6 +1,7 @@
 """SDP bodies (RFC 8866) to session descriptions: addresses, media, codecs, directions."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -15,6 +16,8 @@ MAX_FORMATS: Final = 64
 """Formats of one m-line."""
 MAX_FMTP: Final = 255
 """Characters of a format's parameters; longer ones are left out whole."""
+MAX_RTPMAP: Final = 64
+"""Characters of an rtpmap after its payload type."""
 MAX_PARTS: Final = 16
 MAX_NESTING: Final = 3
 
@@ -37,7 +40,6 @@ _NOT_SPEECH: Final = frozenset({"telephone-event", "CN", "tone", "red", "rtx", "
 _DIRECTIONS: Final = frozenset({"sendrecv", "sendonly", "recvonly", "inactive"})
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]{1,32}", re.ASCII)
-_PROTOCOL: Final = re.compile(r"[A-Za-z0-9/.-]{1,32}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)
 
 
@@ -167,15 +169,14 @@ def _address(fields: list[str]) -> str | None:
 
 def _media_line(value: str) -> tuple[str, int, str, list[str]] | None:
     fields = value.split()
-    if len(fields) < 3 or not (_NAME.fullmatch(fields[0]) and _PROTOCOL.fullmatch(fields[2])):
+    if len(fields) < 3 or not (value.isascii() and value.isprintable()):
         return None
     if len(fields) > 3 + MAX_FORMATS:
         raise SdpError("formats")
     port = _number(fields[1].partition("/")[0], 65_535)
     if port is None:
         return None
-    formats = [each for each in fields[3:] if _NAME.fullmatch(each)]
-    return fields[0].lower(), port, fields[2].upper(), formats
+    return fields[0].lower(), port, fields[2].upper(), fields[3:]
 
 
 def _attribute(level: _Level, attribute: str) -> None:
@@ -199,16 +200,19 @@ def _attribute(level: _Level, attribute: str) -> None:
         if name == "fmtp":
             if len(rest) <= MAX_FMTP and rest.isprintable():
                 level.fmtp.setdefault(payload_type, rest.strip())
-        else:
-            encoding, _, rates = rest.strip().partition("/")
-            rate, _, channels = rates.partition("/")
-            if _NAME.fullmatch(encoding):
-                mapped = (_spell(encoding), _number(rate, 1_000_000), _number(channels, 255) or 1)
-                level.rtpmap.setdefault(payload_type, mapped)
+        elif len(rest) <= MAX_RTPMAP and (mapped := _mapped(rest)):
+            level.rtpmap.setdefault(payload_type, mapped)
 
 
-def _spell(name: str) -> str:
-    return _SPELLING.get(name.lower()) or name.upper()
+@lru_cache(maxsize=512)  # the same few stand in nearly every body
+def _mapped(rtpmap: str) -> tuple[str, int | None, int] | None:
+    """Read "opus/48000/2"."""
+    name, _, rates = rtpmap.strip().partition("/")
+    rate, _, channels = rates.partition("/")
+    if not _NAME.fullmatch(name):
+        return None
+    spelled = _SPELLING.get(name.lower()) or name.upper()
+    return spelled, _number(rate, 1_000_000), _number(channels, 255) or 1
 
 
 def _media(

@@ -1,0 +1,555 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sim import World, comparable, packet, play, shuffled
+
+from sipsidecar.calls.events import CallRecord
+from sipsidecar.calls.record import IMPLAUSIBLE_US, Timing
+
+SCENARIOS = json.loads(
+    (Path(__file__).parents[1] / "corpus/vectors/dialog_scenarios.json").read_text()
+)
+ANSWERED = [
+    "0.0 A>B INVITE 1/INVITE b1 a -",
+    "0.9 B>A 180 1/INVITE b1 a x",
+    "5.0 B>A 200 1/INVITE b1 a x",
+    "5.05 A>B ACK 1/ACK b2 a x",
+]
+CALLER_BYE = ["65.0 A>B BYE 2/BYE b3 a x", "65.02 B>A 200 2/BYE b3 a x"]
+PARENTS = {"p1": "b1", "p2": "b2", "p3": "b3", "q1": "b1", "q2": "b2"}
+
+# Flows beyond the shared vectors: name, messages, what the record must say.
+FLOWS: list[tuple[str, list[str], dict[str, object]]] = [
+    (
+        "CANCEL and 200 cross: the 200 wins",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "1.0 B>A 180 1/INVITE b1 a x",
+            "4.0 A>B CANCEL 1/CANCEL b1 a -",
+            "4.01 B>A 200 1/INVITE b1 a x",
+            "4.02 B>A 200 1/CANCEL b1 a x",
+            "4.05 A>B ACK 1/ACK b2 a x",
+            "4.06 A>B BYE 2/BYE b3 a x",
+        ],
+        {"final_code": 200, "answered": True, "flags": ("cancel_race",), "released_by": "caller"},
+    ),
+    (
+        "nothing ever answers: 408 inferred after Timer B",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.5 A>B INVITE 1/INVITE b1 a -",
+            "1.5 A>B INVITE 1/INVITE b1 a -",
+        ],
+        {
+            "final_code": 408,
+            "inferred": True,
+            "flags": ("no_response",),
+            "final_origin": "inferred",
+            "end_source": "timer",
+            "retransmissions": 2,
+            "pdd_ms": None,
+        },
+    ),
+    (
+        "forked by the far side: first 180 counts, one 2xx",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.3 B>A 180 1/INVITE b1 a x",
+            "0.4 B>A 180 1/INVITE b1 a y",
+            "0.5 B>A 180 1/INVITE b1 a z",
+            "2.0 B>A 200 1/INVITE b1 a y",
+            "2.1 A>B ACK 1/ACK b2 a y",
+            "7.0 B>A BYE 1/BYE c1 y a",
+        ],
+        {
+            "final_code": 200,
+            "flags": ("forked",),
+            "pdd_ms": 300.0,
+            "released_by": "callee",
+            "talk_ms": 5000.0,
+        },
+    ),
+    (
+        "two 2xx: the branch that was shed at once is not the call",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "2.0 B>A 200 1/INVITE b1 a x",
+            "2.1 B>A 200 1/INVITE b1 a y",
+            "2.2 A>B ACK 1/ACK b2 a x",
+            "2.3 A>B ACK 1/ACK b3 a y",
+            "2.4 A>B BYE 2/BYE b4 a y",
+            "12.0 B>A BYE 1/BYE c1 x a",
+        ],
+        {"flags": ("extra_2xx", "forked"), "talk_ms": 10000.0, "released_by": "callee"},
+    ),
+    (
+        "two 2xx of which one goes on: the call has not ended",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "2.0 B>A 200 1/INVITE b1 a x",
+            "2.1 B>A 200 1/INVITE b1 a y",
+            "2.2 A>B ACK 1/ACK b2 a x",
+            "2.4 A>B BYE 2/BYE b4 a y",
+        ],
+        {"ended": False, "ended_at": None, "talk_ms": None, "released_by": None},
+    ),
+    (
+        "the final response was lost, its ACK has the INVITE's branch: refused, code unknown",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.5 B>A 180 1/INVITE b1 a x",
+            "3.0 A>B ACK 1/ACK b1 a x",
+        ],
+        {"final_code": None, "final_class": None, "answered": False, "flags": ("final_lost",)},
+    ),
+    (
+        "CANCEL and nothing after it: 487 inferred",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.5 B>A 180 1/INVITE b1 a x",
+            "3.0 A>B CANCEL 1/CANCEL b1 a -",
+        ],
+        {"final_code": 487, "inferred": True, "released_by": "caller", "flags": ()},
+    ),
+    (
+        "cancelled because another branch answered",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.5 B>A 180 1/INVITE b1 a x",
+            "3.0 A>B CANCEL 1/CANCEL b1 a - reason=SIP;cause=200;text=elsewhere",
+            "3.1 B>A 487 1/INVITE b1 a x",
+        ],
+        {
+            "final_code": 487,
+            "flags": ("completed_elsewhere",),
+            "reason": "SIP;cause=200;text=elsewhere",
+            "end_source": "cancel",
+        },
+    ),
+    (
+        "wrong password: challenged, and the second challenge stands",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.1 B>A 407 1/INVITE b1 a p",
+            "0.2 A>B INVITE 2/INVITE b2 a -",
+            "0.3 B>A 407 2/INVITE b2 a p",
+        ],
+        {"final_code": 407, "flags": ("auth_not_completed", "challenged"), "invites": 2},
+    ),
+    (
+        "a redirect that nobody follows is no seizure",
+        ["0.0 A>B INVITE 1/INVITE b1 a -", "0.1 B>A 302 1/INVITE b1 a p"],
+        {"final_code": 302, "final_class": "3xx", "seizure": False, "srd_ms": None, "flags": ()},
+    ),
+    (
+        "a redirect to another server is one call",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.1 B>A 302 1/INVITE b1 a p",
+            "0.2 A>C INVITE 2/INVITE b2 a -",
+            "1.0 C>A 200 2/INVITE b2 a x",
+            "1.1 A>C ACK 2/ACK b3 a x",
+            "3.0 C>A BYE 1/BYE c1 x a",
+        ],
+        {"final_code": 200, "flags": ("redirected",), "invites": 2, "talk_ms": 2000.0},
+    ),
+    (
+        "both hang up at once: the earlier BYE released the call",
+        [*ANSWERED, "65.0 A>B BYE 2/BYE b3 a x", "65.01 B>A BYE 1/BYE c1 x a"],
+        {"released_by": "caller", "talk_ms": 60000.0},
+    ),
+    (
+        "early media is a 183 with SDP, ringing is a 180",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a - sdp=0,8,101",
+            "0.2 B>A 183 1/INVITE b1 a x",
+            "0.6 B>A 183 1/INVITE b1 a x sdp=8",
+            "1.0 B>A 180 1/INVITE b1 a x",
+            "2.0 B>A 200 1/INVITE b1 a x sdp=8",
+            "2.1 A>B ACK 1/ACK b2 a x",
+        ],
+        {
+            "pdd_ms": 200.0,
+            "early_media_ms": 600.0,
+            "ring_ms": 1000.0,
+            "codec_offered": "PCMU,PCMA",
+            "codec_negotiated": "PCMA",
+        },
+    ),
+    (
+        "an offer in the 200 is answered in the ACK",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "2.0 B>A 200 1/INVITE b1 a x sdp=0,18",
+            "2.1 A>B ACK 1/ACK b2 a x sdp=18",
+        ],
+        {"codec_offered": "PCMU,G729", "codec_negotiated": "G729"},
+    ),
+    (
+        "503 at the first trunk, answered at the second: one call, two attempts",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.2 B>P 503 1/INVITE p1 a x",
+            "0.21 P>B ACK 1/ACK p1 a x",
+            "0.3 P>C INVITE 1/INVITE q1 a -",
+            "0.8 C>P 180 1/INVITE q1 a y",
+            "0.81 P>A 180 1/INVITE b1 a y",
+            "1.8 C>P 200 1/INVITE q1 a y",
+            "1.81 P>A 200 1/INVITE b1 a y",
+            "1.9 A>P ACK 1/ACK b2 a y",
+            "1.91 P>C ACK 1/ACK q2 a y",
+            "4.81 A>P BYE 2/BYE b3 a y",
+            "4.82 P>C BYE 2/BYE p3 a y",
+        ],
+        {
+            "final_code": 200,
+            "pdd_ms": 810.0,
+            "attempts": 2,
+            "flags": ("failover",),
+            "talk_ms": 3000.0,
+            "invites": 1,
+        },
+    ),
+    (
+        "a trunk's 503 that the proxy turned into 500 was made by the proxy",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.2 B>P 503 1/INVITE p1 a x",
+            "0.21 P>A 500 1/INVITE b1 a k",
+        ],
+        {"final_code": 500, "final_origin": "proxy", "fail_ms": 210.0, "attempts": 1},
+    ),
+    (
+        "a refusal that was relayed was made beyond the proxy",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.2 B>P 486 1/INVITE p1 a x",
+            "0.21 P>A 486 1/INVITE b1 a x",
+        ],
+        {"final_code": 486, "final_origin": "callee", "srd_ms": 210.0, "pdd_ms": None},
+    ),
+    (
+        "the 200 towards the caller was lost, the trunk's was seen",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.5 B>P 200 1/INVITE p1 a x",
+        ],
+        {"final_code": 200, "inferred": True, "setup_ms": None, "attempts": 1},
+    ),
+    (
+        "the caller's INVITE was lost, the proxy's own was seen",
+        [
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.5 B>P 486 1/INVITE p1 a x",
+            "0.51 P>A 486 1/INVITE b1 a x",
+        ],
+        {"final_code": 486, "pdd_ms": None, "fail_ms": None, "from_user": "alice", "seizure": True},
+    ),
+    (
+        "only the response and the BYE were seen: a call, but no seizure",
+        [
+            "2.0 B>A 200 1/INVITE b1 a x",
+            "2.1 A>B ACK 1/ACK b2 a x",
+            "9.0 A>B BYE 2/BYE b3 a x",
+        ],
+        {
+            "final_code": 200,
+            "talk_ms": 7000.0,
+            "seizure": False,
+            "invites": 0,
+            "flags": ("partial_no_invite",),
+        },
+    ),
+    (
+        "re-INVITE by the callee whose request was lost is no second call",
+        [
+            *ANSWERED,
+            "8.0 A>B 488 7/INVITE c5 x a",
+            *CALLER_BYE,
+        ],
+        {"final_code": 200, "invites": 1, "released_by": "caller"},
+    ),
+    (
+        "a transfer is noted",
+        [*ANSWERED, "8.0 A>B REFER 2/REFER b7 a x", *CALLER_BYE],
+        {"flags": ("refer",)},
+    ),
+]
+
+
+def _flow(name: str) -> list[str]:
+    return next(messages for each, messages, _ in FLOWS if each.startswith(name))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s["name"][:40])
+def test_every_shared_flow_gives_its_record(scenario: dict) -> None:
+    for parents in ({}, PARENTS):
+        record = play(scenario["messages"], parents=parents).call()
+        for name, expected in {**scenario["full"], **scenario["expect"]}.items():
+            found = getattr(record, name)
+            if name == "flags":
+                found = list(found)
+            if name == "q850" and found is not None:
+                found = str(found)
+            assert expected == found, name
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s["name"][:40])
+def test_no_arrival_order_and_no_duplicate_changes_a_shared_flow(scenario: dict) -> None:
+    _assert_order_is_nothing(scenario["messages"], seed=scenario["name"])
+
+
+@pytest.mark.parametrize(("name", "messages", "expected"), FLOWS, ids=[f[0][:50] for f in FLOWS])
+def test_every_further_flow_gives_its_record(
+    name: str, messages: list[str], expected: dict[str, object]
+) -> None:
+    record = play(messages, parents=PARENTS).call()
+    for field, value in expected.items():
+        assert value == getattr(record, field), field
+
+
+@pytest.mark.parametrize(("name", "messages", "expected"), FLOWS, ids=[f[0][:50] for f in FLOWS])
+def test_no_arrival_order_and_no_duplicate_changes_a_further_flow(
+    name: str, messages: list[str], expected: dict[str, object]
+) -> None:
+    _assert_order_is_nothing(messages, seed=name)
+
+
+def _assert_order_is_nothing(messages: list[str], seed: str, orders: int = 200) -> None:
+    rng = random.Random(seed)
+    first = play(messages, parents=PARENTS)
+    calls = [comparable(c) for c in first.calls()]
+    attempts = [comparable(a) for a in first.attempts()]
+    for _ in range(orders):
+        world = play(messages, order=shuffled(len(messages), rng), parents=PARENTS)
+        assert calls == [comparable(c) for c in world.calls()]
+        assert attempts == [comparable(a) for a in world.attempts()]
+
+
+def test_attempts_of_a_failover_are_in_the_order_they_were_tried() -> None:
+    first, second = play(_flow("503 at the first"), parents=PARENTS).attempts()
+    assert (1, 503, "198.51.100.2") == (first.failover_order, first.final_code, first.peer_ip)
+    assert (2, 200, "198.51.100.3") == (second.failover_order, second.final_code, second.peer_ip)
+    assert 500.0 == second.pdd_ms
+    assert first.trunk is None
+
+
+def test_the_chain_of_addresses_tells_attempts_when_a_proxy_hides_its_vias() -> None:
+    world = play(_flow("503 at the first"), parents={})
+    assert [503, 200] == [a.final_code for a in world.attempts()]
+    assert 810.0 == world.call().pdd_ms
+
+
+def test_a_dead_trunk_is_an_attempt_without_response() -> None:
+    world = play(
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "3.0 P>A 408 1/INVITE b1 a k",
+        ],
+        parents=PARENTS,
+    )
+    (attempt,) = world.attempts()
+    assert (408, True, ("no_response",)) == (attempt.final_code, attempt.inferred, attempt.flags)
+    assert ("proxy", 408) == (world.call().final_origin, world.call().final_code)
+
+
+def test_the_branches_of_a_fork_are_attempts_and_the_losers_are_cancelled() -> None:
+    world = play(
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.02 P>C INVITE 1/INVITE q1 a -",
+            "0.3 B>P 180 1/INVITE p1 a x",
+            "0.31 P>A 180 1/INVITE b1 a x",
+            "0.4 C>P 180 1/INVITE q1 a y",
+            "0.41 P>A 180 1/INVITE b1 a y",
+            "2.0 B>P 200 1/INVITE p1 a x",
+            "2.01 P>A 200 1/INVITE b1 a x",
+            "2.02 P>C CANCEL 1/CANCEL q1 a -",
+            "2.1 C>P 487 1/INVITE q1 a y",
+            "2.2 A>P ACK 1/ACK b2 a x",
+            "2.21 P>B ACK 1/ACK p2 a x",
+            "5.0 A>P BYE 2/BYE b3 a x",
+        ],
+        parents=PARENTS,
+    )
+    assert [(200, ()), (487, ("cancelled",))] == [(a.final_code, a.flags) for a in world.attempts()]
+    assert ("forked",) == world.call().flags
+
+
+def test_an_invite_that_the_capture_node_sent_is_an_attempt_too() -> None:
+    world = World(local=[bytes([203, 0, 113, 5])])
+    for text in (
+        "0.0 P>B INVITE 1/INVITE p1 a -",
+        "0.5 B>P 503 1/INVITE p1 a x",
+        "0.6 P>C INVITE 1/INVITE q1 a -",
+        "1.0 C>P 486 1/INVITE q1 a y",
+    ):
+        world.send(packet(_line(text), "egress@example.com", parent="b1"))
+    world.run_out()
+    assert [503, 486] == [a.final_code for a in world.attempts()]
+    assert (486, 1) == (world.call().final_code, world.call().invites)
+
+
+def _line(text: str):  # noqa: ANN202
+    from sim import Line
+
+    return Line.of(text)
+
+
+def test_what_the_node_itself_refuses_is_the_proxys_and_marked_ones_are_our_own() -> None:
+    flow = ["0.0 A>P INVITE 1/INVITE b1 a -", "0.001 P>A 486 1/INVITE b1 a k"]
+    marked = [flow[0], f"{flow[1]} reason=SIP;cause=486;text=cac:global"]
+    assert "proxy" == play(flow).call().final_origin
+    assert "admission" == play(marked).call().final_origin
+
+
+def test_a_stranger_cannot_mark_a_refusal_as_our_own() -> None:
+    flow = [
+        "0.0 A>B INVITE 1/INVITE b1 a -",
+        "0.5 B>A 486 1/INVITE b1 a x reason=SIP;cause=486;text=cac:global",
+    ]
+    assert "callee" == play(flow).call().final_origin
+
+
+def test_two_taps_with_different_clocks_give_one_call_and_never_mix_in_a_duration() -> None:
+    messages = SCENARIOS[0]["messages"]
+    skew_us = 3_600_000_000
+    world = play(messages, agents=[(2001, 0), (2002, skew_us)])
+    record = world.call()
+    assert (900.0, 5000.0, 60000.0) == (record.pdd_ms, record.setup_ms, record.talk_ms)
+    assert (2001, 2002) == record.agent_ids
+    assert 0 == record.retransmissions
+
+
+def test_a_duration_needs_one_clock_that_saw_both_ends() -> None:
+    world = World()
+    world.send(packet(_line(ANSWERED[0]), "split@example.com", agent_id=2001), peer="203.0.113.1")
+    for text in (*ANSWERED[1:], *CALLER_BYE):
+        data = packet(_line(text), "split@example.com", agent_id=2002, skew_us=5_000_000)
+        world.send(data, peer="203.0.113.2")
+    world.run_out()
+    record = world.call()
+    assert (None, None) == (record.pdd_ms, record.setup_ms)
+    assert (200, 60000.0) == (record.final_code, record.talk_ms)
+
+
+def test_a_clock_a_year_off_dates_nothing_but_still_measures() -> None:
+    year = 365 * 86_400_000_000
+    assert year > IMPLAUSIBLE_US
+    record = play([*ANSWERED, *CALLER_BYE], agents=[(2001, -year)]).call()
+    assert (900.0, 60000.0) == (record.pdd_ms, record.talk_ms)
+    assert record.started_at == record.received_at
+    assert 65_000_000 == record.ended_at - record.started_at  # type: ignore[operator]
+    assert ("clock_implausible",) == record.flags
+
+
+def test_an_answer_stamped_just_before_its_question_took_no_time() -> None:
+    record = play(["0.01 A>B INVITE 1/INVITE b1 a -", "0.009 B>A 180 1/INVITE b1 a x"]).call()
+    assert 0.0 == record.pdd_ms
+
+
+def test_an_answer_stamped_long_before_its_question_has_no_delay() -> None:
+    record = play(["5.0 A>B INVITE 1/INVITE b1 a -", "0.0 B>A 180 1/INVITE b1 a x"]).call()
+    assert record.pdd_ms is None
+
+
+def test_an_answered_call_without_bye_ends_unknown_when_its_session_expired() -> None:
+    flow = [*ANSWERED]
+    flow[2] += " se=90"
+    world = World(Timing(settle=2.0, longest=14_400.0))
+    for text in flow:
+        world.send(packet(_line(text), "expired@example.com"))
+    world.run_until(121.9)
+    assert [] == world.calls()
+    world.run_until(122.1)
+    record = world.call()
+    assert (200, False, None, None) == (
+        record.final_code,
+        record.ended,
+        record.ended_at,
+        record.talk_ms,
+    )
+
+
+def test_two_callers_under_one_call_id_are_two_calls() -> None:
+    other = [text.replace(" a ", " w ").replace("b1", "w1") for text in FLOWS[15][1]]
+    assert {"a", "w"} == {c.from_tag for c in play([*FLOWS[15][1], *other]).calls()}
+
+
+def test_stray_acks_and_byes_that_nobody_knows_are_no_calls() -> None:
+    assert [] == play(["0.0 A>B ACK 1/ACK b1 a x"]).calls()
+    assert [] == play(["0.0 A>B BYE 1/BYE b1 a x", "0.1 B>A 481 1/BYE b1 a x"]).calls()
+
+
+def test_who_hung_up_is_unknown_when_only_a_later_bye_was_seen() -> None:
+    record = play(["0.0 A>B BYE 7/BYE b1 a x"]).call()
+    assert (None, False, ("partial_no_invite",)) == (
+        record.released_by,
+        record.seizure,
+        record.flags,
+    )
+
+
+def test_a_retransmission_is_counted_and_a_second_tap_or_copy_is_not() -> None:
+    flow = next(s["messages"] for s in SCENARIOS if s["name"].startswith("07"))
+    once = play(flow).call()
+    taps = play([*flow, *flow], agents=[(2001, 0), (2002, 40)]).call()
+    assert (4, 4) == (once.retransmissions, taps.retransmissions)
+
+
+def test_retransmissions_on_the_trunk_side_belong_to_the_attempt() -> None:
+    world = play(
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.51 P>B INVITE 1/INVITE p1 a -",
+            "0.9 B>P 486 1/INVITE p1 a x",
+            "0.91 P>A 486 1/INVITE b1 a x",
+        ],
+        parents=PARENTS,
+    )
+    assert (0, 1) == (world.call().retransmissions, world.attempts()[0].retransmissions)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_is_lost_or_repeated_every_order_of_it_gives_one_record(
+    data: st.DataObject,
+) -> None:
+    flows = [s["messages"] for s in SCENARIOS] + [messages for _, messages, _ in FLOWS]
+    flow = data.draw(st.sampled_from(flows))
+    kept = data.draw(st.lists(st.sampled_from(range(len(flow))), min_size=1, max_size=20))
+    again = data.draw(st.permutations(kept))
+
+    def said(order: list[int]) -> list[dict[str, object]]:
+        world = play(flow, order=order, parents=PARENTS)
+        return [comparable(r) for r in (*world.calls(), *world.attempts())]
+
+    assert said(kept) == said(again)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_no_duration_is_ever_negative_and_no_inferred_code_is_unmarked(
+    data: st.DataObject,
+) -> None:
+    flow = data.draw(st.sampled_from([messages for _, messages, _ in FLOWS]))
+    kept = data.draw(st.lists(st.sampled_from(range(len(flow))), min_size=1, max_size=20))
+    for record in play(flow, order=kept, parents=PARENTS).calls():
+        for name in CallRecord.__struct_fields__:
+            value = getattr(record, name)
+            if name.endswith("_ms") and value is not None:
+                assert value >= 0
+        assert (record.final_code is None) == (record.final_class is None)
+        if record.end_source == "timer":
+            assert record.inferred
