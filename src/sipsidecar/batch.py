@@ -55,8 +55,8 @@ class Row(NamedTuple):
     replaces: Replaced | None = None
 
     @property
-    def bytes(self) -> int:
-        """Memory it takes."""
+    def size(self) -> int:
+        """Bytes of memory it takes."""
         return len(self.data) + ROW_OVERHEAD + (KEY_OVERHEAD if self.replaces else 0)
 
 
@@ -96,7 +96,7 @@ class Waiting:
         return self._rows + (self._taken.rows if self._taken else 0)
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Memory that waiting rows take, those in flight included."""
         return self._bytes + self._taken_bytes
 
@@ -146,7 +146,7 @@ class Waiting:
                 if taken >= self._max_bytes // 4:
                     break
                 row = waiting.popleft()
-                taken += row.bytes
+                taken += row.size
                 self._rows -= 1
                 if row.data:
                     rows.append(row)
@@ -175,7 +175,7 @@ class Waiting:
     def _append(self, table: str, row: Row, now: float) -> None:
         self._tables[table].append(row)
         self._rows += 1
-        self._bytes += row.bytes
+        self._bytes += row.size
         if self._oldest is None:
             self._oldest = now
         while self._bytes + self._taken_bytes > self._max_bytes and self._rows:
@@ -192,7 +192,7 @@ class Waiting:
         table = next(table for table, rows in self._tables.items() if rows)
         row = self._tables[table].popleft()
         self._rows -= 1
-        self._bytes -= row.bytes
+        self._bytes -= row.size
         if not self._rows:
             self._oldest = None
         if row.data:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import socket
 import struct
 import time
@@ -27,8 +28,13 @@ TICK = 0.001
 IDLE_TICKS = 5
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
+LEAST_IN_KERNEL = 256
+"""Bytes that the kernel counts for a datagram at the very least."""
 PER_ADDRESS = 64
 """TCP connections from one address: a node's workers may each have one."""
+READ_AT_ONCE = 64 * 1024
+MAX_IN_KERNEL = 16 * 2**20
+"""Bytes that are still read from a connection at drain; no socket buffer is as large."""
 
 log = logging.getLogger("sipsidecar.capture")
 
@@ -64,8 +70,8 @@ class UdpCapture:
         self._idle = 0
         self._timer: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
+        self._drops = 0
         self.buffer_bytes = 0
-        self.datagrams = 0
 
     def open(self, host: str, port: int, buffer_bytes: int) -> tuple[str, int]:
         """Bind and start reading; returns the address it got."""
@@ -84,23 +90,26 @@ class UdpCapture:
         return bound
 
     def kernel(self) -> tuple[int, int]:
-        """Datagrams the kernel dropped at this socket, and bytes that wait in it (SO_MEMINFO)."""
+        """Datagrams the kernel dropped at this socket, and bytes of `buffer_bytes` in use."""
         if self._socket is None:
-            return 0, 0
+            return self._drops, 0
         raw = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
         figures = struct.unpack("9I", raw)
-        return figures[8], figures[0]
+        self._drops = figures[8]
+        return self._drops, figures[0] // 2
 
     def drain(self) -> None:
         """Read what the kernel already holds, and stop reading."""
+        # no more than that: a sender that does not pause must not keep us
+        most = 2 * self.kernel()[1] // LEAST_IN_KERNEL + 1
         sock, self._socket = self._socket, None
         if sock is None:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(sock.fileno())
-        while self._read(sock):
-            pass
+        while most > 0 and (count := self._read(sock)):
+            most -= count
         sock.close()
 
     def _first(self) -> None:
@@ -114,16 +123,16 @@ class UdpCapture:
         sock = self._socket
         if sock is None:
             return
+        self._timer = self._loop.call_later(TICK, self._tick)  # whatever a receiver does: hear on
         count = self._read(sock)
-        if count == PER_TURN:
-            self._timer = self._loop.call_later(0, self._tick)
-            return
         self._idle = 0 if count else self._idle + 1
-        if self._idle >= IDLE_TICKS:
+        if count == PER_TURN:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(0, self._tick)
+        elif self._idle >= IDLE_TICKS:
+            self._timer.cancel()
             self._timer = None
             self._loop.add_reader(sock.fileno(), self._first)
-        else:
-            self._timer = self._loop.call_later(TICK, self._tick)
 
     def _read(self, sock: socket.socket) -> int:
         now = self._loop.time()
@@ -137,11 +146,10 @@ class UdpCapture:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
-                # an ICMP error of somebody's forged datagram is not ours
-                continue
-            deliver(data, now, received_at, address[0])
+                # of the network, not of a datagram; the next turn looks again
+                break
             count += 1
-        self.datagrams += count
+            deliver(data, now, received_at, address[0])
         if count:
             self._after_turn()
         return count
@@ -210,20 +218,20 @@ class TcpCapture:
         if self._server is not None:
             self._server.close()
         for peer in list(self._open):
-            peer.close("drained")
+            peer.drain()
         if self._server is not None:
             await self._server.wait_closed()
 
     def admit(self, peer: "_Peer") -> bool:
         """Whether one more connection fits; the longest idle one may have to go."""
-        if self._per_address[peer.address] >= PER_ADDRESS:
-            self.counters["refused-per-address"] += 1
-            return False
-        if len(self._open) >= self._limit:
-            idle = min(self._open, key=lambda p: p.last)
+        of_address = self._per_address[peer.address] >= PER_ADDRESS
+        if of_address or len(self._open) >= self._limit:
+            rivals = [p for p in self._open if not of_address or p.address == peer.address]
+            idle = min(rivals, key=lambda p: p.last)
             if asyncio.get_running_loop().time() - idle.last < self.idle_seconds:
-                self.counters["refused-full"] += 1
+                self.counters["refused-per-address" if of_address else "refused-full"] += 1
                 return False
+            # a node that lost its power left its connections open for ever
             idle.close("evicted-idle")
         self._open[peer] = None
         self._per_address[peer.address] += 1
@@ -250,7 +258,7 @@ class TcpCapture:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for peer in list(self._open):
-            if peer.stream.pending and now - peer.whole > self.idle_seconds:
+            if peer.since is not None and now - peer.since > self.idle_seconds:
                 peer.close("closed-slow")
         self._sweeper = loop.call_later(min(self.idle_seconds / 2, 5.0), self._sweep)
 
@@ -260,18 +268,21 @@ class _Peer(asyncio.Protocol):
 
     def __init__(self, owner: TcpCapture) -> None:
         self._owner = owner
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.Transport | None = None
         self.stream = hep.HepStream()
         self.address = ""
-        self.last = self.whole = asyncio.get_running_loop().time()
+        self.last = asyncio.get_running_loop().time()
+        self.since: float | None = None
+        """When the message began that is not complete yet."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
         name = transport.get_extra_info("peername")
         self.address = name[0] if name else ""
-        if not self._owner.admit(self):
-            transport.close()
-            self._transport = None
+        assert isinstance(transport, asyncio.Transport)
+        if self._owner.admit(self):
+            self._transport = transport
+        else:
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None:
@@ -287,19 +298,40 @@ class _Peer(asyncio.Protocol):
         if self.stream.skipped != skipped:
             self._owner.counters["resynchronised"] += 1
             self._owner.counters["skipped-bytes"] += self.stream.skipped - skipped
-        if frames or not self.stream.pending:
-            self.whole = now
+        if not self.stream.pending:
+            self.since = None
+        elif frames or self.since is None:
+            self.since = now
+        if frames:
             self._owner.deliver(frames, now, self.address)
 
     def connection_lost(self, _: Exception | None) -> None:
-        if self.stream.pending and self._transport is not None:
-            self._owner.counters["cut-message"] += 1
-        self._owner.forget(self)
+        if self._transport is not None:
+            self._gone()
+
+    def drain(self) -> None:
+        """Take what the kernel already holds of it, and close."""
+        assert self._transport is not None
+        fd = self._transport.get_extra_info("socket").fileno()
+        for _ in range(MAX_IN_KERNEL // READ_AT_ONCE):
+            try:
+                data = os.read(fd, READ_AT_ONCE)
+            except OSError:  # nothing more now, or for ever
+                break
+            if not data:
+                break
+            self.data_received(data)
+        self.close("drained")
 
     def close(self, why: str) -> None:
         """Close, and count why."""
-        self._owner.counters[why] += 1
-        self._owner.forget(self)
         if self._transport is not None:
-            self._transport.abort() if why.startswith("closed") else self._transport.close()  # type: ignore[attr-defined]
-            self._transport = None
+            self._owner.counters[why] += 1
+            self._transport.abort()
+            self._gone()
+
+    def _gone(self) -> None:
+        self._transport = None
+        if self.stream.pending:
+            self._owner.counters["cut-message"] += 1
+        self._owner.forget(self)

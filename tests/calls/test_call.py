@@ -1,0 +1,126 @@
+import itertools
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sim import ADDRESSES, Line, sip_text
+
+from sipsidecar.calls import call as facts
+from sipsidecar.calls.call import Call, earlier
+from sipsidecar.wire import sip
+
+
+def _endpoint(name: str) -> tuple[bytes, int]:
+    return bytes(int(part) for part in ADDRESSES[name].split(".")), 5060
+
+
+def _see(call: Call, text: str, clock: int = 1, copy: int = 0) -> None:
+    line = Line.of(text)
+    payload = sip_text(line, call.call_id)
+    ends = (_endpoint(line.source), _endpoint(line.destination))
+    at = round(line.at * 1_000_000)
+    call.see(sip.parse(payload), *ends, "udp", hash((payload, *ends, copy)), clock, at)
+
+
+def _call() -> Call:
+    return Call("one@example.com", 0.0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1000)), min_size=1, max_size=12))
+def test_the_join_of_first_sightings_is_the_least_per_clock_in_any_order(
+    sightings: list[tuple[int, int]],
+) -> None:
+    expected: dict[int, int] = {}
+    for clock, at in sightings:
+        expected[clock] = min(at, expected.get(clock, at))
+    flat = tuple(itertools.chain.from_iterable(sorted(expected.items())))
+    for order in (sightings, sightings[::-1], random.Random(1).sample(sightings, len(sightings))):
+        times: facts.Times = ()
+        for clock, at in order:
+            times = earlier(times, clock, at)
+        assert flat == times
+
+
+def test_the_earliest_copy_of_an_invite_describes_it() -> None:
+    call = _call()
+    _see(call, "0.5 A>B INVITE 1/INVITE b1 a -")
+    _see(call, "0.1 A>C INVITE 1/INVITE b1 a -")
+    _see(call, "0.9 A>D INVITE 1/INVITE b1 a -")
+    (leg,) = call.legs.values()
+    assert leg.first is not None
+    assert _endpoint("C") == leg.first.destination
+    assert (1, 100_000) == leg.invite
+
+
+def test_a_transaction_known_by_its_replies_alone_knows_its_ends() -> None:
+    call = _call()
+    _see(call, "0.5 B>A 180 1/INVITE b1 a x")
+    (leg,) = call.legs.values()
+    assert (_endpoint("A"), _endpoint("B")) == leg.ends()
+
+
+def test_every_cap_refuses_what_is_over_it_and_counts_it() -> None:
+    call = _call()
+    for i in range(facts.MAX_LEGS + 3):
+        _see(call, f"0.0 A>B INVITE 1/INVITE b{i} a -")
+        _see(call, f"0.1 B>A 180 1/INVITE b{i} a x")
+        _see(call, f"0.2 A>B CANCEL 1/CANCEL b{i} a -")
+    assert facts.MAX_LEGS == len(call.legs)
+    assert call.refused >= 9
+
+
+def test_replies_acks_byes_and_reinvites_are_capped() -> None:
+    call = _call()
+    for i in range(facts.MAX_DIALOG_FACTS + 2):
+        _see(call, f"0.0 B>A 180 1/INVITE b1 a tag{i}")
+        _see(call, f"0.0 A>B ACK {i + 1}/ACK b1 a x")
+        _see(call, f"0.0 A>B BYE {i + 1}/BYE b1 a x")
+        _see(call, f"0.0 A>B INVITE {i + 1}/INVITE b1 a x")
+    assert facts.MAX_REPLIES == len(call.legs["z9hG4bKb1", 1].replies)
+    assert facts.MAX_DIALOG_FACTS == len(call.acks) == len(call.byes) == len(call.reinvites)
+    assert facts.MAX_COPIES == len(call.copies)
+    over = facts.MAX_DIALOG_FACTS + 2
+    assert call.refused == (over - facts.MAX_REPLIES) + 3 * 2 + (4 * over - facts.MAX_COPIES)
+
+
+def test_copies_closer_than_a_retransmission_are_one_message() -> None:
+    call = _call()
+    for at in ("0.0", "0.0", "0.2", "0.5", "0.6", "1.5"):
+        _see(call, f"{at} A>B INVITE 1/INVITE b1 a -")
+    assert 2 == call.retransmissions({"z9hG4bKb1"})
+    assert 0 == call.retransmissions({"z9hG4bKother"})
+
+
+def test_times_of_one_message_are_capped() -> None:
+    call = _call()
+    for i in range(3 * facts.MAX_COPY_TIMES):
+        _see(call, f"{i}.0 A>B INVITE 1/INVITE b1 a -")
+    assert facts.MAX_COPY_TIMES - 1 == call.retransmissions({"z9hG4bKb1"})
+
+
+def test_the_longest_session_interval_is_believed() -> None:
+    call = _call()
+    _see(call, "0.0 A>B INVITE 1/INVITE b1 a - se=90")
+    _see(call, "1.0 B>A 200 1/INVITE b1 a x se=1800")
+    _see(call, "2.0 A>B UPDATE 2/UPDATE b2 a x se=600")
+    assert 1800 == call.session_expires
+
+
+def test_an_attempts_refusal_does_not_look_like_the_calls() -> None:
+    call = _call()
+    _see(call, "0.0 A>P INVITE 1/INVITE b1 a -")
+    line = Line.of("0.2 B>P 503 1/INVITE p1 a x")
+    payload = sip_text(line, call.call_id, parent="b1")
+    call.see(sip.parse(payload), _endpoint("B"), _endpoint("P"), "udp", 1, 1, 200_000)
+    assert facts.INVITED == call.live
+    _see(call, "0.3 P>A 500 1/INVITE b1 a k")
+    assert facts.INVITED | facts.REFUSED == call.live
+
+
+def test_an_admission_header_is_remembered_as_a_mark() -> None:
+    call = _call()
+    payload = sip_text(Line.of("0.1 B>A 486 1/INVITE b1 a x"), call.call_id)
+    payload = payload.replace(b"Max-Forwards: 70", b"X-Admission: trunk-cap")
+    call.see(sip.parse(payload), _endpoint("B"), _endpoint("A"), "udp", 1, 1, 1)
+    (reply,) = call.legs["z9hG4bKb1", 1].replies.values()
+    assert b"X-Admission" in reply.reasons

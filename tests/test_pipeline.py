@@ -1,0 +1,300 @@
+import gzip
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sim import EPOCH, Line, World, packet, sip_text
+
+from sipsidecar import pipeline
+from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.wire import hep
+
+INVITE = Line.of("0.0 A>B INVITE 1/INVITE b1 a - sdp=0")
+A, B = bytes([192, 0, 2, 1]), bytes([198, 51, 100, 2])
+
+
+def _hep(payload: bytes, *, ip_protocol: int = 17, protocol_type: int = 1, **more: object) -> bytes:
+    return hep.encode(
+        source=A,
+        destination=B,
+        source_port=5060,
+        destination_port=5060,
+        ip_protocol=ip_protocol,
+        captured_at=EPOCH,
+        protocol_type=protocol_type,
+        agent_id=2001,
+        payload=payload,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _accounted(world: World) -> int:
+    said = world.pipeline.snapshot(world.now)
+    assert said.stored_out + said.quarantined_out == sum(m.packets for m in world.stored)
+    return said.stored_out + said.quarantined_out + said.held + sum(said.refused.values())
+
+
+def test_a_message_is_kept_as_it_came_with_its_call_id() -> None:
+    world = World()
+    payload = sip_text(INVITE, "kept@example.com")
+    world.send(_hep(payload))
+    (kept,) = world.stored
+    assert ("kept@example.com", payload, "udp", 2001, None, 1) == (
+        kept.call_id,
+        kept.payload,
+        kept.transport,
+        kept.agent_id,
+        kept.why,
+        kept.packets,
+    )
+
+
+def test_what_is_not_understood_is_quarantined_whole_with_the_reason() -> None:
+    world = World()
+    payload = sip_text(INVITE, "x").replace(b"CSeq: 1", b"CSeq: one")
+    world.send(_hep(payload))
+    world.send(_hep(b"\x00\x01garbage"))
+    assert [("cseq", payload), ("start-line", b"\x00\x01garbage")] == [
+        (m.why, m.payload) for m in world.stored
+    ]
+
+
+@pytest.mark.parametrize(
+    ("datagram", "reason"),
+    [
+        (b"", "not-hep"),
+        (b"\x01", "not-hep"),
+        (b"INVITE sip:a@b SIP/2.0\r\n\r\n", "not-hep"),
+        (_hep(b"\r\n\r\n"), "keep-alive"),
+        (_hep(b""), "empty-payload"),
+        (_hep(b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)), "stun"),
+        (_hep(b"hello")[:-2] + b"", "length"),
+    ],
+)
+def test_a_packet_with_nothing_to_keep_is_counted_by_its_reason(
+    datagram: bytes, reason: str
+) -> None:
+    world = World()
+    world.send(datagram)
+    refused = world.pipeline.snapshot(0.0).refused
+    if reason == "length":
+        assert 1 == sum(refused.values()) + len(world.stored)
+    else:
+        assert {reason: 1} == refused
+        assert 1 == world.pipeline.odd(reason)
+
+
+def test_reports_are_kept_under_their_correlation_id() -> None:
+    world = World()
+    world.send(_hep(b'{"type":200}', protocol_type=5, correlation_id=b"c@example.com\0\xff"))
+    world.send(_hep(b"\x80\xc9\x00\x01\x11\x22\x33\x44", protocol_type=5))
+    assert [("c@example.com\\x00\\xff", 5), (None, 5)] == [
+        (m.call_id, m.kind) for m in world.stored
+    ]
+
+
+def test_tls_is_told_by_the_faked_protocol_number_and_the_top_via() -> None:
+    world = World()
+    for transport in (b"TLS", b"WSS", b"WS"):
+        payload = sip_text(INVITE, "tls@example.com").replace(b"/UDP", b"/" + transport)
+        world.send(_hep(payload, ip_protocol=22))
+    assert ["tls", "wss", "ws"] == [m.transport for m in world.stored]
+
+
+def test_a_message_in_three_fragments_is_one_message_and_three_packets() -> None:
+    world = World()
+    payload = sip_text(INVITE, "split@example.com")
+    for part in (payload[:40], payload[40:200], payload[200:]):
+        world.send(_hep(part, ip_protocol=6))
+    (kept,) = world.stored
+    assert (payload, 3, "tcp") == (kept.payload, kept.packets, kept.transport)
+    assert 3 == _accounted(world)
+
+
+def test_two_messages_in_one_packet_are_two_messages_and_one_packet() -> None:
+    world = World()
+    one, two = sip_text(INVITE, "one@example.com"), sip_text(INVITE, "two@example.com")
+    world.send(_hep(one + two, ip_protocol=6))
+    assert [(one, 1), (two, 0)] == [(m.payload, m.packets) for m in world.stored]
+    assert 1 == _accounted(world)
+
+
+def test_half_a_message_waits_and_is_given_out_truncated_when_the_rest_never_comes() -> None:
+    world = World()
+    payload = sip_text(INVITE, "half@example.com")
+    world.send(_hep(payload[:-20], ip_protocol=6))
+    assert (1, []) == (world.pipeline.snapshot(0.0).held, world.stored)
+    world.run_until(pipeline.STREAM_PATIENCE + 1)
+    assert ["half@example.com"] == [m.call_id for m in world.stored]
+    said = world.pipeline.snapshot(world.now)
+    assert (0, 1) == (said.held, said.oddities["truncated-sip"])
+
+
+def test_keep_alives_on_a_stream_are_refused_by_name() -> None:
+    world = World()
+    payload = sip_text(INVITE, "x@example.com")
+    world.send(_hep(payload[:50], ip_protocol=6))
+    world.send(_hep(payload[50:] + b"\r\n\r\n", ip_protocol=6))
+    world.send(_hep(b"\r\n\r\n", ip_protocol=6))
+    assert {"keep-alive": 1} == world.pipeline.snapshot(0.0).refused
+    assert 3 == _accounted(world)
+
+
+def test_streams_are_capped_and_the_quietest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_STREAMS", 2)
+    world = World()
+    half = sip_text(INVITE, "x@example.com")[:-20]
+    for port in range(4):
+        world.send(
+            hep.encode(
+                source=A,
+                destination=B,
+                source_port=port,
+                destination_port=5060,
+                ip_protocol=6,
+                captured_at=EPOCH,
+                agent_id=1,
+                payload=half,
+            )
+        )
+    said = world.pipeline.snapshot(0.0)
+    assert (2, 2, 2) == (said.held, said.limits["streams"], len(world.stored))
+    assert 4 == _accounted(world)
+
+
+def test_a_packet_without_time_is_timed_by_the_receiver() -> None:
+    world = World()
+    for text in (
+        "0.0 A>B INVITE 1/INVITE b1 a -",
+        "0.0 B>A 180 1/INVITE b1 a x",
+        "0.0 B>A 486 1/INVITE b1 a x",
+    ):
+        line = Line.of(text)
+        ends = (A, B) if line.source == "A" else (B, A)
+        data = hep.encode(
+            version=1,
+            source=ends[0],
+            destination=ends[1],
+            source_port=5060,
+            destination_port=5060,
+            ip_protocol=17,
+            payload=sip_text(line, "v1@example.com"),
+        )
+        world.send(data, world.now + 0.5)
+    world.run_out()
+    record = world.call()
+    assert ("receiver", None, 500.0) == (record.time_source, record.clock_agent_id, record.pdd_ms)
+    assert 3 == world.pipeline.odd("hep-1")
+
+
+def test_agents_beyond_the_cap_are_timed_by_the_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipsidecar.calls.agents.MAX_AGENTS", 0)
+    world = World()
+    world.send(packet(INVITE, "many@example.com"))
+    world.run_out()
+    assert "receiver" == world.call().time_source
+
+
+def test_compressed_payloads_are_read() -> None:
+    world = World()
+    payload = sip_text(INVITE, "gz@example.com")
+    data = _hep(b"")
+    chunk = gzip.compress(payload)
+    raw = data + (0).to_bytes(2) + (0x10).to_bytes(2) + (6 + len(chunk)).to_bytes(2) + chunk
+    raw = raw[:4] + len(raw).to_bytes(2) + raw[6:]
+    world.send(raw)
+    assert {"gz@example.com"} <= {m.call_id for m in world.stored} or (
+        world.pipeline.snapshot(0.0).refused
+    )
+
+
+def test_records_are_counted_once_by_class_code_and_origin() -> None:
+    world = World()
+    for text in (
+        "0.0 A>P INVITE 1/INVITE b1 a -",
+        "0.01 P>B INVITE 1/INVITE p1 a -",
+        "0.2 B>P 486 1/INVITE p1 a x",
+        "0.21 P>A 486 1/INVITE b1 a x",
+        "0.3 A>P REGISTER 1/REGISTER r1 a -",
+        "0.31 P>A 200 1/REGISTER r1 a x",
+        "0.4 P>B OPTIONS 1/OPTIONS o1 a -",
+    ):
+        world.send(packet(Line.of(text), "count@example.com" if "INV" in text else text[:3]))
+    world.run_out()
+    kinds = [CallRecord, AttemptRecord, RegistrationRecord, PingRecord]
+    assert [1, 1, 1, 1] == [sum(isinstance(r, k) for r in world.outputs) for k in kinds]
+    said = world.pipeline.snapshot(world.now)
+    assert {("4xx", "486", "callee"): 1} == said.finals
+    assert {("4xx", "486"): 1} == said.attempt_finals
+    assert ({"200": 1}, {"unknown": 1}) == (said.registrations, said.pings)
+
+
+def test_delays_go_into_histograms_in_seconds() -> None:
+    world = World()
+    for text in (
+        "0.0 A>B INVITE 1/INVITE b1 a -",
+        "0.9 B>A 180 1/INVITE b1 a x",
+        "4.0 B>A 200 1/INVITE b1 a x",
+        "9.0 A>B BYE 2/BYE b3 a x",
+    ):
+        world.send(packet(Line.of(text), "h@example.com"))
+    world.run_out()
+    said = world.pipeline.snapshot(world.now)
+    assert (0.9, 1) == (said.pdd.total, sum(said.pdd.counts))
+    assert (4.0, 1) == (said.setup.total, sum(said.setup.counts))
+
+
+def test_the_snapshot_names_agents_with_skew_age_and_learned_address() -> None:
+    world = World()
+    data = hep.encode(
+        source=A, destination=B, source_port=1, destination_port=2, captured_at=EPOCH - 5_000_000,
+        agent_id=7, node_name=b"edge\x1b[31m", payload=sip_text(INVITE, "n@example.com"),
+    )  # fmt: skip
+    world.send(data, peer="198.51.100.2")
+    (agent,) = world.pipeline.snapshot(10.0).agents
+    assert (7, "198.51.100.2", -5.0, 10.0, "198.51.100.2") == (
+        agent.agent_id,
+        agent.address,
+        agent.clock_skew_seconds,
+        agent.last_seen_seconds,
+        agent.local_address,
+    )
+
+
+CORPUS = sorted((Path(__file__).parent / "corpus/kamailio").glob("*.pcap"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 60))
+def test_garbage_truncation_and_flipped_bits_never_raise_and_are_all_accounted_for(
+    seed: int, count: int
+) -> None:
+    rng = random.Random(seed)
+    world = World()
+    whole = [packet(INVITE, "fuzz@example.com"), _hep(sip_text(INVITE, "t@x"), ip_protocol=6)]
+    for _ in range(count):
+        data = bytearray(rng.choice(whole))
+        choice = rng.randrange(4)
+        if choice == 0:
+            data = data[: rng.randrange(len(data))]
+        elif choice == 1:
+            for _ in range(rng.randrange(1, 20)):
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        elif choice == 2:
+            data = bytearray(rng.randbytes(rng.randrange(200)))
+        world.send(bytes(data))
+    assert count == _accounted(world)
+    world.run_out()
+    assert count == _accounted(world)
+    assert 0 == world.pipeline.snapshot(world.now).held
+
+
+def test_next_timer_is_the_earliest_of_all_parts() -> None:
+    world = World()
+    assert world.pipeline.next_timer() is None
+    world.send(_hep(sip_text(INVITE, "s@example.com")[:-9], ip_protocol=6))
+    assert pipeline.STREAM_PATIENCE == world.pipeline.next_timer()
+    world.send(packet(INVITE, "c@example.com"))
+    assert 7.0 == world.pipeline.next_timer()
