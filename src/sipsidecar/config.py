@@ -102,7 +102,7 @@ class Calls(msgspec.Struct, frozen=True):
 
     max_calls: Annotated[
         int, _meta("Live calls; newcomers over it are only counted", 1, 10_000_000)
-    ] = 100_000
+    ] = 50_000
     settle_seconds: Annotated[
         float, _meta("Wait after a call's end for messages out of order", 0, 60)
     ] = 2.0

@@ -7,10 +7,15 @@ the earliest stamp per clock (`min` does not care about order), and `record.py` 
 from the facts alone.
 """
 
+from sys import intern
+
 from sipsidecar.wire import sip
 
 Endpoint = tuple[bytes, int]
 """Packed address and port."""
+
+Place = str | tuple[Endpoint, Endpoint]
+"""Where copies of a message belong: an INVITE transaction's branch, or a hop."""
 
 Times = tuple[int, ...]
 """First sightings of one fact: clock, microseconds, clock, microseconds, ... sorted by clock."""
@@ -22,6 +27,9 @@ MAX_COPIES = 256
 MAX_COPY_TIMES = 16
 RETRANSMISSION_US = 250_000
 """Equal bytes at one hop closer than this are one message captured twice; T1 is 500 ms (RFC 3261)."""
+
+Copy = tuple[Place, tuple[int, ...]]
+"""One message's bytes at one hop: where, and clock, microseconds, clock, ... of each sighting."""
 
 INVITED, RANG, ANSWERED, ENDED, REFUSED = 1, 2, 4, 8, 16
 """What a call's live state is made of at once, before its record is derived."""
@@ -154,9 +162,9 @@ class DialogFact:
     )
 
     def __init__(self, message: sip.Message, ends: tuple[Endpoint, Endpoint]) -> None:
-        self.from_tag = message.from_tag
-        self.to_tag = message.to_tag
-        self.branch = message.branch
+        self.from_tag = intern(message.from_tag)
+        self.to_tag = intern(message.to_tag)
+        self.branch = intern(message.branch)
         self.cseq = message.cseq
         self.ends = ends
         self.times: Times = ()
@@ -199,13 +207,14 @@ class Call:
         self.legs: dict[tuple[str, int], Leg] = {}
         self.acks: dict[tuple[str, int, str, Endpoint, Endpoint], DialogFact] = {}
         self.byes: dict[tuple[str, str, int, Endpoint, Endpoint], DialogFact] = {}
-        self.bye_codes: set[int] = set()
-        self.reinvites: set[tuple[str, int]] = set()
+        # tuples, for these are few and mostly empty: an empty set alone is 216 bytes
+        self.bye_codes: tuple[int, ...] = ()
+        self.reinvites: tuple[tuple[str, int], ...] = ()
         self.refers = False
         self.in_dialog = False
         self.session_expires: int | None = None
-        self.clocks: set[int] = set()
-        self.copies: dict[int, list[object]] = {}
+        self.clocks: tuple[int, ...] = ()
+        self.copies: dict[int, Copy] = {}
         self.refused = 0
         self.emitted: dict[tuple[str, str | None], int] | None = None
         self.emitted_at = 0.0
@@ -222,14 +231,18 @@ class Call:
         at: int,
     ) -> None:
         """Join one message: its bytes' fingerprint at this hop, seen at `at` by `clock`."""
-        self.clocks.add(clock)
+        if clock not in self.clocks:
+            self.clocks += (clock,)
         method = message.method
         if message.status is None:
             if method == "INVITE":
                 if message.to_tag:
                     self.in_dialog = True
-                    if len(self.reinvites) < MAX_DIALOG_FACTS:
-                        self.reinvites.add((message.from_tag, message.cseq))
+                    again = (message.from_tag, message.cseq)
+                    if again in self.reinvites:
+                        pass
+                    elif len(self.reinvites) < MAX_DIALOG_FACTS:
+                        self.reinvites += (again,)
                     else:
                         self.refused += 1
                     self._refresh(message)
@@ -253,9 +266,9 @@ class Call:
                     self._refresh(message)
         elif method == "INVITE":
             self._see_reply(message, source, destination, clock, at)
-        elif method == "BYE" and message.status >= 200:
-            self.bye_codes.add(message.status)
-        where: object = message.branch if method in ("INVITE", "CANCEL", "ACK") else None
+        elif method == "BYE" and message.status >= 200 and message.status not in self.bye_codes:
+            self.bye_codes += (message.status,)
+        where: Place | None = message.branch if method in ("INVITE", "CANCEL", "ACK") else None
         self._count_copy(fingerprint, where, source, destination, clock, at)
 
     def _leg(self, message: sip.Message) -> Leg | None:
@@ -265,7 +278,9 @@ class Call:
             if len(self.legs) >= MAX_LEGS:
                 self.refused += 1
                 return None
-            leg = self.legs[key] = Leg(message.branch, message.cseq, message.from_tag)
+            # Interned: every message of a call brings its own copy of the same few words.
+            branch, from_tag = intern(message.branch), intern(message.from_tag)
+            leg = self.legs[branch, message.cseq] = Leg(branch, message.cseq, from_tag)
         return leg
 
     def _see_invite(
@@ -304,7 +319,9 @@ class Call:
             if len(leg.replies) >= MAX_REPLIES:
                 self.refused += 1
                 return
-            reply = leg.replies[key] = Reply(message.status, message.to_tag)
+            to_tag = intern(message.to_tag)
+            reply = Reply(message.status, to_tag)
+            leg.replies[message.status, to_tag, bool(message.body)] = reply
         if reply.key is None or (at, clock) < reply.key:
             reply.key = (at, clock)
             reply.phrase = message.phrase
@@ -335,7 +352,9 @@ class Call:
             if len(self.acks) >= MAX_DIALOG_FACTS:
                 self.refused += 1
                 return
-            fact = self.acks[key] = DialogFact(message, (source, destination))
+            fact = DialogFact(message, (source, destination))
+            key = (fact.from_tag, fact.cseq, fact.branch, source, destination)
+            self.acks[key] = fact
         fact.times = earlier(fact.times, clock, at)
 
     def _see_bye(
@@ -349,7 +368,9 @@ class Call:
             if len(self.byes) >= MAX_DIALOG_FACTS:
                 self.refused += 1
                 return
-            fact = self.byes[key] = DialogFact(message, (source, destination))
+            fact = DialogFact(message, (source, destination))
+            key = (fact.from_tag, fact.to_tag, fact.cseq, source, destination)
+            self.byes[key] = fact
         fact.times = earlier(fact.times, clock, at)
 
     def _refresh(self, message: sip.Message) -> None:
@@ -361,7 +382,7 @@ class Call:
     def _count_copy(
         self,
         fingerprint: int,
-        where: object,
+        where: Place | None,
         source: Endpoint,
         destination: Endpoint,
         clock: int,
@@ -374,30 +395,30 @@ class Call:
                 return
             if where is None:
                 where = (source, destination) if source < destination else (destination, source)
-            self.copies[fingerprint] = [where, clock, at]
-        elif len(copy) < 2 * MAX_COPY_TIMES:
-            copy += (clock, at)
+            elif isinstance(where, str):
+                where = intern(where)
+            self.copies[fingerprint] = (where, (clock, at))
+        elif len(copy[1]) < 2 * MAX_COPY_TIMES:
+            self.copies[fingerprint] = (copy[0], (*copy[1], clock, at))
 
-    def retransmissions(self, where: set[object]) -> int:
+    def retransmissions(self, where: set[Place]) -> int:
         """How often messages of these branches or hops were sent again, by the clock that saw most."""
         total = 0
-        for copy in self.copies.values():
-            if len(copy) > 3 and copy[0] in where:
-                total += _again(copy)
+        for place, times in self.copies.values():
+            if len(times) > 2 and place in where:
+                total += _again(times)
         return total
 
 
-def _again(copy: list[object]) -> int:
-    by_clock: dict[object, list[int]] = {}
-    for i in range(1, len(copy), 2):
-        at = copy[i + 1]
-        assert isinstance(at, int)
-        by_clock.setdefault(copy[i], []).append(at)
+def _again(times: tuple[int, ...]) -> int:
+    by_clock: dict[int, list[int]] = {}
+    for i in range(0, len(times), 2):
+        by_clock.setdefault(times[i], []).append(times[i + 1])
     most = 0
-    for times in by_clock.values():
-        times.sort()
-        last, count = times[0], 0
-        for at in times[1:]:
+    for each in by_clock.values():
+        each.sort()
+        last, count = each[0], 0
+        for at in each[1:]:
             if at - last >= RETRANSMISSION_US:
                 count += 1
                 last = at

@@ -20,6 +20,7 @@ from sipsidecar.calls.call import (
     Endpoint,
     Invite,
     Leg,
+    Place,
     Reply,
     Times,
     earlier,
@@ -117,7 +118,7 @@ def _without_invite(call: Call, clocks: Clocks, timing: Timing) -> Outcome:
         if call.in_dialog:
             return msgspec.structs.replace(nothing, due=call.last_now + timing.longest)
         return nothing
-    if call.bye_codes and call.bye_codes <= _GONE:
+    if call.bye_codes and _GONE.issuperset(call.bye_codes):
         return nothing
     first = min(call.byes.values(), key=lambda bye: (min(bye.times[1::2]), bye.from_tag))
     view = _View(call, _caller_of(first), [], clocks)
@@ -526,9 +527,9 @@ class _View:
     def _ends(self) -> tuple[Endpoint, Endpoint] | None:
         return next((ends for leg in self.roots if (ends := leg.ends())), None)
 
-    def _primary_places(self) -> set[object]:
+    def _primary_places(self) -> set[Place]:
         """Branches and hops of the caller's side, as retransmissions are counted by."""
-        places: set[object] = {leg.branch for leg in self.roots}
+        places: set[Place] = {leg.branch for leg in self.roots}
         for leg in self.roots:
             ends = leg.ends()
             if ends:

@@ -19,7 +19,7 @@ from sipsidecar.wire import sip
 
 MAX_LINGERING = 20_000
 """Closed calls kept for late facts; the oldest go first."""
-TURN = 256
+TURN = 64
 """Calls derived per turn, so that a burst of endings does not stall the receiver."""
 
 STATES = ("trying", "ringing", "answered")

@@ -33,8 +33,8 @@ LEAST_IN_KERNEL = 256
 PER_ADDRESS = 64
 """TCP connections from one address: a node's workers may each have one."""
 READ_AT_ONCE = 64 * 1024
-MAX_IN_KERNEL = 16 * 2**20
-"""Bytes that are still read from a connection at drain; no socket buffer is as large."""
+MAX_IN_KERNEL = 64 * 2**20
+"""Bytes that are still read from a connection at drain; socket buffers are smaller."""
 
 log = logging.getLogger("sipsidecar.capture")
 
@@ -222,21 +222,20 @@ class TcpCapture:
         if self._server is not None:
             await self._server.wait_closed()
 
-    def admit(self, peer: "_Peer") -> bool:
-        """Whether one more connection fits; the longest idle one may have to go."""
+    def admit(self, peer: "_Peer") -> str | None:
+        """Make room for one more connection, or tell why not; the longest idle one may go."""
         of_address = self._per_address[peer.address] >= PER_ADDRESS
         if of_address or len(self._open) >= self._limit:
             rivals = [p for p in self._open if not of_address or p.address == peer.address]
             idle = min(rivals, key=lambda p: p.last)
             if asyncio.get_running_loop().time() - idle.last < self.idle_seconds:
-                self.counters["refused-per-address" if of_address else "refused-full"] += 1
-                return False
+                return "refused-per-address" if of_address else "refused-full"
             # a node that lost its power left its connections open for ever
             idle.close("evicted-idle")
         self._open[peer] = None
         self._per_address[peer.address] += 1
         self.counters["accepted"] += 1
-        return True
+        return None
 
     def forget(self, peer: "_Peer") -> None:
         """A connection is gone."""
@@ -278,11 +277,10 @@ class _Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         name = transport.get_extra_info("peername")
         self.address = name[0] if name else ""
-        assert isinstance(transport, asyncio.Transport)
-        if self._owner.admit(self):
-            self._transport = transport
-        else:
-            transport.abort()
+        self._transport = transport  # type: ignore[assignment]
+        refusal = self._owner.admit(self)
+        if refusal:
+            self.close(refusal)
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None:
@@ -311,16 +309,16 @@ class _Peer(asyncio.Protocol):
 
     def drain(self) -> None:
         """Take what the kernel already holds of it, and close."""
-        assert self._transport is not None
-        fd = self._transport.get_extra_info("socket").fileno()
-        for _ in range(MAX_IN_KERNEL // READ_AT_ONCE):
+        left = MAX_IN_KERNEL
+        while self._transport is not None and left > 0:
             try:
-                data = os.read(fd, READ_AT_ONCE)
+                data = os.read(self._transport.get_extra_info("socket").fileno(), READ_AT_ONCE)
             except OSError:  # nothing more now, or for ever
                 break
             if not data:
                 break
             self.data_received(data)
+            left -= len(data)
         self.close("drained")
 
     def close(self, why: str) -> None:

@@ -1,6 +1,7 @@
 """Capture files to a pipeline: HEP or plain SIP, over UDP or TCP, with the capture's own time."""
 
 import heapq
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from sipsidecar.pipeline import Output, Pipeline, Stored
 from sipsidecar.wire import hep, pcap
 
 MAX_CONNECTIONS = 4096
-"""HEP over TCP connections of a file that are followed."""
+"""TCP connections of a file that are followed; the one silent for longest gives way."""
+TELLING = 32
+"""Bytes that show what a TCP connection carries."""
 
 Progress = Callable[[int, int], None]
 """Bytes read so far, bytes in all."""
@@ -33,12 +36,18 @@ class Replay:
         self._pipeline = pipeline
         self._keep = keep
         self._progress = progress
-        self._streams: dict[tuple[bytes, int, bytes, int], hep.HepStream] = {}
+        self._flows: OrderedDict[tuple[bytes, int, bytes, int], hep.HepStream | bytes | None]
+        self._flows = OrderedDict()
         self.now = 0.0
         self.packets = 0
         self.not_sip = 0
         """Payloads that are neither HEP nor SIP: other protocols of the capture."""
+        self.cut = 0
+        """Packets of which the capture holds only the beginning."""
+        self.skipped: Counter[str] = Counter()
+        """Packets without UDP or TCP payload to give, by reason."""
         self.truncated: list[str] = []
+        """Files that end inside a packet."""
 
     def __iter__(self) -> Iterator[Output]:
         """Feed everything, then let every timer run out as it would in life."""
@@ -69,69 +78,92 @@ class Replay:
                     ) from None
                 last = 0
                 for captured in reader:
-                    position = file.tell()
-                    self._position += position - last
-                    last = position
+                    if file.seekable():  # a pipe is not
+                        position = file.tell()
+                        self._position += position - last
+                        last = position
                     yield captured
                 self.packets += reader.packets
+                self.cut += reader.cut
+                self.skipped += reader.skipped
                 if reader.truncated:
                     self.truncated.append(str(path))
         except OSError as error:
             raise ReplayError(f"{path}: {error.strerror}") from None
 
     def _feed(self, captured: pcap.Captured) -> None:
-        at = _time(captured)
-        peer = hep.address_text(captured.source) or ""
         payload = captured.payload
         if captured.protocol == pcap.TCP:
-            key = (
-                captured.source,
-                captured.source_port,
-                captured.destination,
-                captured.destination_port,
-            )
-            framing = self._streams.get(key)
-            if framing is None and payload[:4] in (b"HEP3", b"EEP3"):
-                if len(self._streams) >= MAX_CONNECTIONS:
-                    self._streams.pop(next(iter(self._streams)))
-                framing = self._streams[key] = hep.HepStream()
-            if framing is not None:
-                try:
-                    frames = framing.feed(payload)
-                except hep.HepError:
-                    del self._streams[key]
-                    self.not_sip += 1
-                    return
-                for frame in frames:
-                    self._pipeline.receive(frame, self.now, at, peer)
-                return
+            self._feed_tcp(captured)
         elif _is_hep(payload):
-            self._pipeline.receive(payload, self.now, at, peer)
-            return
-        kind = hep.sniff(payload, 1)
-        if captured.protocol == pcap.UDP and kind is not hep.Kind.SIP:
+            self._hep(captured, payload)
+        elif hep.sniff(payload, 1) is hep.Kind.SIP:
+            self._sip(captured, payload)
+        else:
             self.not_sip += 1
-            return
-        self._pipeline.receive_plain(
-            hep.Packet(
-                version=0,
-                source=captured.source,
-                destination=captured.destination,
-                source_port=captured.source_port,
-                destination_port=captured.destination_port,
-                ip_protocol=captured.protocol,
-                captured_at=at,
-                protocol_type=1,
-                agent_id=None,
-                auth_key=None,
-                correlation_id=None,
-                node_name=None,
-                payload=payload,
-                kind=kind,
-            ),
-            self.now,
-            at,
+
+    def _feed_tcp(self, captured: pcap.Captured) -> None:
+        """Bytes of a connection that carries HEP, SIP, or what nobody asked for.
+
+        A flow is known by a stream of HEP frames, None for SIP, or bytes too few to tell.
+        """
+        flow = (
+            captured.source,
+            captured.source_port,
+            captured.destination,
+            captured.destination_port,
         )
+        payload = captured.payload
+        known = self._flows.pop(flow, b"")
+        if isinstance(known, bytes):
+            payload = known + payload
+            if any(mark in payload for mark in _HEP3_MARKS):
+                known = hep.HepStream()
+            elif hep.sniff(payload, 1) is hep.Kind.SIP:
+                known = None
+            elif len(payload) < TELLING and b"\n" not in payload.lstrip(b"\r\n"):
+                known = payload
+            else:
+                self.not_sip += 1
+                return
+        self._flows[flow] = known
+        if len(self._flows) > MAX_CONNECTIONS:
+            self._flows.popitem(last=False)
+        if known is None:
+            self._sip(captured, payload)
+        elif isinstance(known, hep.HepStream):
+            try:
+                frames = known.feed(payload)
+            except hep.HepError:
+                del self._flows[flow]
+                self.not_sip += 1
+                return
+            for frame in frames:
+                self._hep(captured, frame)
+
+    def _hep(self, captured: pcap.Captured, frame: bytes) -> None:
+        peer = hep.address_text(captured.source) or ""
+        self._pipeline.receive(frame, self.now, _time(captured), peer)
+
+    def _sip(self, captured: pcap.Captured, payload: bytes) -> None:
+        at = _time(captured)
+        packet = hep.Packet(
+            version=0,
+            source=captured.source,
+            destination=captured.destination,
+            source_port=captured.source_port,
+            destination_port=captured.destination_port,
+            ip_protocol=captured.protocol,
+            captured_at=at,
+            protocol_type=1,
+            agent_id=None,
+            auth_key=None,
+            correlation_id=None,
+            node_name=None,
+            payload=payload,
+            kind=hep.Kind.SIP,
+        )
+        self._pipeline.receive_plain(packet, self.now, at)
 
     def _run_until(self, at: float) -> None:
         pipeline = self._pipeline
@@ -147,8 +179,11 @@ class Replay:
         yield from self._pipeline.records()
 
 
+_HEP3_MARKS = (b"HEP3", b"EEP3", b"EEP1")
+
+
 def _is_hep(payload: bytes) -> bool:
-    if payload[:4] in (b"HEP3", b"EEP3", b"EEP1"):
+    if payload[:4] in _HEP3_MARKS:
         return True
     if payload[:1] not in (b"\x01", b"\x02"):
         return False

