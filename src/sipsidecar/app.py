@@ -49,14 +49,14 @@ TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
 MAINTENANCE_EVERY = 300.0
 DRAIN_SECONDS = 30.0
-HINT = (
-    "HEP port: a plain SIP message came instead of HEP; in Kamailio set"
-    ' modparam("siptrace", "hep_mode_on", 1) and modparam("siptrace", "trace_mode", 1)'
-)
-HINT_V1 = (
-    "HEP port: an agent sends HEP version 1, which carries neither time nor capture id; in Kamailio"
-    ' set modparam("siptrace", "hep_version", 3)'
-)
+COMPLAIN_EVERY = 60.0
+HINTS = {
+    "plain-sip": "plain SIP instead of HEP came to the HEP port and is refused; in Kamailio set"
+    ' modparam("siptrace", "hep_mode_on", 1) and modparam("siptrace", "trace_mode", 1)',
+    "hep-1": "an agent sends HEP version 1, which carries neither time nor capture id; in Kamailio"
+    ' set modparam("siptrace", "hep_version", 3)',
+}
+"""Said once: what an operator can change, by what the traffic shows."""
 
 log = logging.getLogger("sipsidecar")
 Beside = Callable[["Sidecar"], Coroutine[Any, Any, None]]
@@ -195,6 +195,8 @@ class Sidecar:
         self._tasks: list[asyncio.Task[None]] = []
         self._lags: list[tuple[float, float]] = []
         self._hinted: set[str] = set()
+        self._complained: dict[str, int] = {}
+        self._complain_at = 0.0
         self.hep_address = self.http_address = ("", 0)
         self.dsn = ""
 
@@ -309,11 +311,20 @@ class Sidecar:
             due = loop.time() + (0.002 if behind else TIMER_TICK)
 
     def _hint(self) -> None:
-        """Say once what an operator can change, for traffic that shows a wrong setting."""
-        for reason, words in (("not-hep", HINT), ("hep-1", HINT_V1)):
+        """Say what an operator can change, and once a minute what was refused: a line per kind."""
+        for reason, words in HINTS.items():
             if reason not in self._hinted and self.pipeline.odd(reason):
                 self._hinted.add(reason)
                 log.warning("%s", words)
+        now = self._loop.time()
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_EVERY
+            troubles = self.pipeline.troubles()
+            for what, count in troubles.items():
+                new = count - self._complained.get(what, 0)
+                if new:
+                    log.warning("HEP: %d packets %s", new, what)
+            self._complained = troubles
 
     async def _maintain(self) -> None:
         assert self._store is not None

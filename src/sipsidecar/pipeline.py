@@ -109,6 +109,8 @@ class Pipeline:
             packet = hep.decode(datagram, now_seconds=received_at // 1_000_000)
         except hep.HepError as error:
             self._refused[error.why] += 1
+            if error.why == "not-hep" and hep.sniff(datagram, 0) is hep.Kind.SIP:
+                self._oddities["plain-sip"] += 1
             return
         self.receive_packet(packet, now, received_at, peer)
 
@@ -194,6 +196,13 @@ class Pipeline:
     def odd(self, reason: str) -> int:
         """How often something was refused or odd for this reason."""
         return self._refused[reason] + self._oddities[reason]
+
+    def troubles(self) -> dict[str, int]:
+        """Counts of what an operator should hear of, in words that end a sentence on packets."""
+        found = {f"refused as {why}": n for why, n in self._refused.items() if why in hep.WHYS}
+        found["not understood and quarantined"] = self._quarantined_out
+        found["of calls over calls.max_calls were not followed"] = self.calls.refused_calls
+        return {what: count for what, count in found.items() if count}
 
     def live_calls(self) -> list[tuple[str, Call]]:
         """State and call of each that is live."""
