@@ -16,6 +16,8 @@ ROW_OVERHEAD = 120
 """Bytes of Python objects per waiting row, so that the bound is about memory, not payload."""
 KEY_OVERHEAD = 600
 """The same for the key of a row to replace."""
+LOSSES = ("queue-full", "rejected", "database-away")
+"""Why rows are lost: no room, PostgreSQL refused them, it stayed away until the end."""
 
 
 class StoreError(Exception):

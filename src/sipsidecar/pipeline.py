@@ -12,7 +12,7 @@ from sipsidecar.calls.events import (
     PingRecord,
     RegistrationRecord,
 )
-from sipsidecar.calls.record import TIMER_B, Timing
+from sipsidecar.calls.record import IMPLAUSIBLE_US, TIMER_B, Timing
 from sipsidecar.calls.table import CallTable, Retraction
 from sipsidecar.calls.transactions import TransactionTable
 from sipsidecar.signals.snapshot import (
@@ -130,6 +130,8 @@ class Pipeline:
         if agent is not None:
             if packet.captured_at is not None:
                 agent.stamp(packet.captured_at, received_at, now)
+                if abs(packet.captured_at - received_at) > IMPLAUSIBLE_US:
+                    self._oddities["clock-implausible"] += 1
             if packet.node_name is not None:
                 agent.node_name = packet.node_name[:64]
         if packet.trailing or packet.overdeclared:

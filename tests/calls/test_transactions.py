@@ -108,7 +108,8 @@ def test_an_implausible_clock_dates_nothing() -> None:
     world.run_out()
     (ping,) = world.pings()
     assert EPOCH == ping.started_at
-    assert ("no_response", "clock_implausible") == ping.flags
+    assert ("receiver", ("no_response",)) == (ping.dated_by, ping.flags)
+    assert 1 == world.pipeline.odd("clock-implausible")
 
 
 def test_transactions_over_the_cap_are_refused_and_counted(

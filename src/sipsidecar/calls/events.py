@@ -29,6 +29,9 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Capture ids that saw the call."""
     time_source: str = "agent"
     """Whose clock the durations come from: agent, or receiver (HEPv1 carries no time)."""
+    dated_by: str = "agent"
+    """Whose clock `started_at` and `ended_at` are by: agent, or receiver when the agent's is
+    implausible (more than a day off)."""
     clock_agent_id: int | None = None
     """The capture id of that agent; None for the receiver's clock."""
     from_user: str | None = None
@@ -97,6 +100,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     received_at: int
     revision: int = 0
     started_at: int
+    dated_by: str = "agent"
+    """Whose clock `started_at` is by: agent, or receiver when the agent's is implausible."""
     agent_ids: tuple[int, ...] = ()
     failover_order: int = 1
     """1 for the first branch that was tried, 2 for the next."""
@@ -135,6 +140,8 @@ class RegistrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     cseq: int
     received_at: int
     started_at: int
+    dated_by: str = "agent"
+    """Whose clock `started_at` is by: agent, or receiver when the agent's is implausible."""
     agent_ids: tuple[int, ...] = ()
     aor_user: str | None = None
     aor_host: str | None = None
@@ -165,6 +172,8 @@ class PingRecord(msgspec.Struct, frozen=True, kw_only=True):
     cseq: int
     received_at: int
     started_at: int
+    dated_by: str = "agent"
+    """Whose clock `started_at` is by: agent, or receiver when the agent's is implausible."""
     agent_ids: tuple[int, ...] = ()
     src_ip: str | None = None
     src_port: int | None = None

@@ -299,11 +299,11 @@ class _View:
             started_at = self._stamp(self._anything())
         ended_at = self._ended_at(ended_by, bye_at, final, cancelled, wait)
         dated = started_at if started_at is not None else call.first_received_at
+        dated_by = "agent"
         if not self._plausible(dated):
             if ended_at is not None:
                 ended_at += call.first_received_at - dated
-            dated = call.first_received_at
-            flags.add("clock_implausible")
+            dated, dated_by = call.first_received_at, "receiver"
 
         head = self._head()
         ends = (head.source, head.destination) if head else self._ends()
@@ -326,6 +326,7 @@ class _View:
             end_source=ended_by,
             agent_ids=self._agent_ids(),
             time_source="receiver" if self.order[:1] == [RECEIVER] else "agent",
+            dated_by=dated_by,
             clock_agent_id=self.clocks.agent_ids.get(self.order[0]) if self.order else None,
             from_user=_clip(head.from_user) if head else None,
             from_host=_clip(head.from_host) if head else None,
@@ -635,8 +636,9 @@ class _View:
         elif code in _CHALLENGES:
             flags.add("auth_not_completed")
         at = self._stamp(_any_time(leg))
+        dated_by = "agent"
         if at is None or not self._plausible(at):
-            at = self.call.first_received_at
+            at, dated_by = self.call.first_received_at, "receiver"
         ends = leg.ends()
         first = leg.first
         reasons = _reasons(final.reasons if final else leg.cancel_reasons)
@@ -652,6 +654,7 @@ class _View:
             branch=leg.branch,
             received_at=self.call.first_received_at,
             started_at=at,
+            dated_by=dated_by,
             agent_ids=self._agent_ids(),
             failover_order=order,
             src_ip=hep.address_text(ends[0][0]) if ends else None,

@@ -138,11 +138,12 @@ class TransactionTable:
             ((min(times[1::2]), reply) for reply, times in found.replies.items()), default=None
         )
         flags = () if final else ("no_response",)
+        dated_by = "agent"
         (code, phrase), rtt = (
             (final[1], self._rtt_ms(found, final[1])) if final else ((None, None), None)
         )
         if abs(at - found.first_received_at) > IMPLAUSIBLE_US:
-            at, flags = found.first_received_at, (*flags, "clock_implausible")
+            at, dated_by = found.first_received_at, "receiver"
         requests = max(_sent(times) for times in found.copies.values())
         ids = self._agents.clocks(found.clocks).agent_ids.values()
         agent_ids = tuple(sorted(i for i in ids if i is not None))
@@ -157,6 +158,7 @@ class TransactionTable:
                     cseq=cseq,
                     received_at=found.first_received_at,
                     started_at=at,
+                    dated_by=dated_by,
                     agent_ids=agent_ids,
                     src_ip=src_ip,
                     src_port=ends[0][1],
@@ -180,6 +182,7 @@ class TransactionTable:
                 cseq=cseq,
                 received_at=found.first_received_at,
                 started_at=at,
+                dated_by=dated_by,
                 agent_ids=agent_ids,
                 aor_user=(to.uri.user or "")[:MAX_TEXT] or None if to else None,
                 aor_host=(to.uri.host or "")[:MAX_TEXT] or None if to else None,

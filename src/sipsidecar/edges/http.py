@@ -1,6 +1,7 @@
 """What a running sidecar says of itself over HTTP: metrics, health, live calls, agents, ledger."""
 
 import errno
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -62,11 +63,7 @@ class HttpServer:
         except OSError as error:
             await self._runner.cleanup()
             self._runner = None
-            if error.errno == errno.EADDRINUSE:
-                why = "is taken by another program; stop it, or give --http another ADDR:PORT"
-            else:
-                why = error.strerror or str(error)
-            raise HttpError(error.errno, f"HTTP {host}:{port} {why}") from None
+            raise HttpError(error.errno, f"HTTP {host}:{port} {_explain(error)}") from None
         bound: tuple[str, int] = self._runner.addresses[0][:2]
         return bound
 
@@ -96,7 +93,10 @@ class HttpServer:
 
     async def _calls_live(self, request: web.Request) -> web.Response:
         asked = request.query.get("limit", "100")
-        limit = min(int(asked), MAX_LIVE) if asked.isascii() and asked.isdigit() else 100
+        if not re.fullmatch("[0-9]{1,9}", asked):
+            error = f"limit: expected a number up to {MAX_LIVE}"
+            return _json({"error": error}, status=400)
+        limit = min(int(asked), MAX_LIVE)
         return _json({"live": self._figures().pipeline.live, "calls": self._live(limit)})
 
     async def _agents(self, _: web.Request) -> web.Response:
@@ -123,6 +123,16 @@ class HttpServer:
                 "rows_waiting": figures.storage.rows_waiting,
             }
         )
+
+
+def _explain(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "is taken by another program; stop it, or give --http another ADDR:PORT"
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return "is no address of this machine; give --http one that is"
+    if error.errno == errno.EACCES:
+        return "may not be used by this user; give --http a port above 1023"
+    return error.strerror or str(error)
 
 
 def _reading(check: Check) -> dict[str, object]:

@@ -13,9 +13,15 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sipsidecar.batch import LOSSES
+from sipsidecar.pipeline import REFUSED_KINDS
 from sipsidecar.signals.snapshot import AgentFigures, Figures, Histogram
+from sipsidecar.wire import hep
 
 OTHER = "other"
+# An alert on a counter's growth does not see the first step of one that begins with it.
+_NO_REFUSALS = dict.fromkeys((*hep.WHYS, *REFUSED_KINDS.values()), 0)
+_NO_DROPS = dict.fromkeys(LOSSES, 0)
 
 
 class FiguresCollector(Collector):
@@ -40,7 +46,7 @@ class FiguresCollector(Collector):
         yield _gauge("uptime_seconds", "Time since start", figures.uptime_seconds)
 
         yield _counter("packets_received", "HEP packets received", pipeline.received)
-        yield _counter("bytes_received", "Bytes of HEP received", pipeline.received_bytes)
+        yield _counter("received_bytes", "Bytes of HEP received", pipeline.received_bytes)
         yield _labelled(
             "packets_kind",
             "HEP packets by what their payload is",
@@ -48,7 +54,10 @@ class FiguresCollector(Collector):
             pipeline.received_by_kind,
         )
         yield _labelled(
-            "packets_refused", "HEP packets with nothing to keep", "reason", pipeline.refused
+            "packets_refused",
+            "HEP packets with nothing to keep",
+            "reason",
+            _NO_REFUSALS | pipeline.refused,
         )
         yield _counter(
             "packets_stored", "HEP packets whose message is in the database", ledger["stored"]
@@ -62,7 +71,10 @@ class FiguresCollector(Collector):
             "packets_waiting", "HEP packets on their way to the database", ledger["waiting"]
         )
         yield _labelled(
-            "packets_dropped", "HEP packets lost by this sidecar", "reason", storage.packets_dropped
+            "packets_dropped",
+            "HEP packets lost by this sidecar",
+            "reason",
+            _NO_DROPS | storage.packets_dropped,
         )
         yield _gauge(
             "ledger_balance",

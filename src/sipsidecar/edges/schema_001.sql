@@ -16,6 +16,7 @@ CREATE TABLE calls (
     end_source text,
     agent_ids bigint[] NOT NULL DEFAULT '{}',
     time_source text NOT NULL DEFAULT 'agent',
+    dated_by text NOT NULL DEFAULT 'agent',
     clock_agent_id bigint,
     from_user text,
     from_host text,
@@ -66,6 +67,7 @@ COMMENT ON COLUMN calls.from_tag IS 'Tag of the From header; empty when absent';
 COMMENT ON COLUMN calls.received_at IS 'First sighting by the sidecar''s own clock; the partition key';
 COMMENT ON COLUMN calls.revision IS '0 for the first record, +1 each time late facts changed it; only the newest is kept';
 COMMENT ON COLUMN calls.started_at IS 'First INVITE by the capture agent''s clock, or received_at when that clock is implausible';
+COMMENT ON COLUMN calls.dated_by IS 'Whose clock dates the row: agent, or receiver when the agent''s is more than a day off';
 COMMENT ON COLUMN calls.ended IS 'The call is known to be over';
 COMMENT ON COLUMN calls.ended_at IS 'When it ended, by the same clock as started_at; NULL when unknown';
 COMMENT ON COLUMN calls.end_source IS 'What ended it: bye, final, cancel, timer; NULL while unknown';
@@ -118,6 +120,7 @@ CREATE TABLE attempts (
     received_at timestamptz NOT NULL,
     revision integer NOT NULL DEFAULT 0,
     started_at timestamptz NOT NULL,
+    dated_by text NOT NULL DEFAULT 'agent',
     agent_ids bigint[] NOT NULL DEFAULT '{}',
     failover_order integer NOT NULL DEFAULT 1,
     src_ip inet,
@@ -156,6 +159,7 @@ COMMENT ON COLUMN attempts.branch IS 'Branch of the top Via: which INVITE transa
 COMMENT ON COLUMN attempts.received_at IS 'First sighting by the sidecar''s own clock; the partition key';
 COMMENT ON COLUMN attempts.revision IS '0 for the first record, +1 each time late facts changed it; only the newest is kept';
 COMMENT ON COLUMN attempts.started_at IS 'First INVITE of the branch by the capture agent''s clock, or received_at';
+COMMENT ON COLUMN attempts.dated_by IS 'Whose clock dates the row: agent, or receiver when the agent''s is more than a day off';
 COMMENT ON COLUMN attempts.agent_ids IS 'HEP capture ids that saw the attempt';
 COMMENT ON COLUMN attempts.failover_order IS '1 for the first branch that was tried, 2 for the next';
 COMMENT ON COLUMN attempts.src_ip IS 'Who sent the INVITE: the proxy';
@@ -190,6 +194,7 @@ CREATE TABLE registrations (
     cseq bigint NOT NULL,
     received_at timestamptz NOT NULL,
     started_at timestamptz NOT NULL,
+    dated_by text NOT NULL DEFAULT 'agent',
     agent_ids bigint[] NOT NULL DEFAULT '{}',
     aor_user text,
     aor_host text,
@@ -217,6 +222,7 @@ COMMENT ON COLUMN registrations.branch IS 'Branch of the top Via: which transact
 COMMENT ON COLUMN registrations.cseq IS 'Number of the CSeq header';
 COMMENT ON COLUMN registrations.received_at IS 'First sighting by the sidecar''s own clock; the partition key';
 COMMENT ON COLUMN registrations.started_at IS 'First REGISTER by the capture agent''s clock, or received_at';
+COMMENT ON COLUMN registrations.dated_by IS 'Whose clock dates the row: agent, or receiver when the agent''s is more than a day off';
 COMMENT ON COLUMN registrations.agent_ids IS 'HEP capture ids that saw the transaction';
 COMMENT ON COLUMN registrations.aor_user IS 'User part of the address of record (To)';
 COMMENT ON COLUMN registrations.aor_host IS 'Host part of the address of record (To)';
@@ -241,6 +247,7 @@ CREATE TABLE pings (
     cseq bigint NOT NULL,
     received_at timestamptz NOT NULL,
     started_at timestamptz NOT NULL,
+    dated_by text NOT NULL DEFAULT 'agent',
     agent_ids bigint[] NOT NULL DEFAULT '{}',
     src_ip inet,
     src_port integer,
@@ -264,6 +271,7 @@ COMMENT ON COLUMN pings.branch IS 'Branch of the top Via: which transaction';
 COMMENT ON COLUMN pings.cseq IS 'Number of the CSeq header';
 COMMENT ON COLUMN pings.received_at IS 'First sighting by the sidecar''s own clock; the partition key';
 COMMENT ON COLUMN pings.started_at IS 'First OPTIONS by the capture agent''s clock, or received_at';
+COMMENT ON COLUMN pings.dated_by IS 'Whose clock dates the row: agent, or receiver when the agent''s is more than a day off';
 COMMENT ON COLUMN pings.agent_ids IS 'HEP capture ids that saw the transaction';
 COMMENT ON COLUMN pings.src_ip IS 'Who sent the OPTIONS';
 COMMENT ON COLUMN pings.src_port IS 'Its port';

@@ -1,0 +1,375 @@
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import Metric, parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
+
+from sipsidecar import batch, demo
+from sipsidecar.edges.metrics import Metrics
+from sipsidecar.pipeline import REFUSED_KINDS, Pipeline
+from sipsidecar.signals.snapshot import (
+    KNOWN_CODES,
+    WRITE_BOUNDS,
+    AgentFigures,
+    CaptureFigures,
+    Figures,
+    Histogram,
+    Snapshot,
+    StorageFigures,
+)
+from sipsidecar.wire import hep
+
+TEXT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+NOW = 1_795_000_000_000_000
+
+
+def figures(snapshot: Snapshot, **changes: Any) -> Figures:
+    writes = Histogram(WRITE_BOUNDS)
+    writes.observe(0.02)
+    writes.observe(99.0)
+    return msgspec.structs.replace(
+        Figures(
+            version="1.2.3",
+            pipeline=snapshot,
+            storage=StorageFigures(
+                up=True,
+                rows_stored={"calls": 5},
+                rows_waiting={"calls": 2},
+                rows_dropped={("messages", "queue-full"): 4, ("calls", "rejected"): 1},
+                packets_stored=11,
+                packets_quarantined=3,
+                packets_waiting=2,
+                packets_dropped={"queue-full": 4},
+                queue_bytes=100,
+                queue_limit_bytes=1000,
+                write_seconds=writes,
+                write_failures={"unavailable": 1},
+                server_restarts=1,
+            ),
+            capture=CaptureFigures(
+                kernel_drops=9,
+                buffer_bytes=4096,
+                buffer_used_bytes=10,
+                tcp_connections=1,
+                tcp_events={"accepted": 1},
+            ),
+            loop_lag_seconds=0.25,
+            uptime_seconds=12.5,
+            agent_names={2001: "edge"},
+        ),
+        **changes,
+    )
+
+
+def page(said: Figures, accept: str = TEXT) -> str:
+    body, _ = Metrics(lambda: said).render(accept)
+    return body.decode()
+
+
+def families(said: Figures, accept: str = TEXT) -> dict[str, Metric]:
+    read = openmetrics_parser if accept is OPENMETRICS else parser
+    return {one.name: one for one in read.text_string_to_metric_families(page(said, accept))}
+
+
+def values(said: Figures) -> dict[tuple[str, ...], float]:
+    """Sample name, and the label values in the order of their labels' names, to value."""
+    return {
+        (
+            sample.name.removeprefix("sipsidecar_"),
+            *(value for _, value in sorted(sample.labels.items())),
+        ): sample.value
+        for family in families(said).values()
+        for sample in family.samples
+    }
+
+
+def busy() -> Pipeline:
+    """A pipeline that has seen a bit of everything."""
+    pipeline = Pipeline()
+    world = iter(demo.timeline(demo.dialogs(7)))
+    now = 0.0
+    for step, _ in zip(world, range(1500), strict=False):
+        now = step.at
+        at = NOW + round(step.at * 1_000_000)
+        pipeline.receive(demo.datagram(step, at), now, at, "192.0.2.10")
+        pipeline.handle_timer(now)
+        pipeline.records()
+    pipeline.receive(b"garbage", now, NOW, "192.0.2.10")
+    pipeline.drain(now)
+    pipeline.records()
+    return pipeline
+
+
+BUSY = busy().snapshot(60.0)
+
+HOSTILE = 'EVIL"\n}evil{x="1"} 1\\\n# TYPE evil counter\nevil_total 1\r\n\x1b[31m\u2028€'
+
+
+def hostile_packets(count: int = 1) -> Iterator[bytes]:
+    """SIP and no SIP, with a stranger's words in every place that holds words."""
+    evil = HOSTILE.replace("\r\n", " ").replace("\n", " ")
+    for number in range(count):
+        call = f"{evil}{number}@EVIL"
+        head = (
+            f"Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{number}EVIL\r\n"
+            f'From: "{evil}" <sip:EVIL{number}@EVIL>;tag=EVIL{number}\r\n'
+            f"To: <sip:EVIL@EVIL>\r\nCall-ID: EVIL{number}\r\nX-Evil: {evil}\r\n"
+            f'User-Agent: {evil}\r\nReason: EVIL;cause=16;text="{evil}"\r\nContact: {evil}\r\n'
+        )
+        for start, method in (
+            ("INVITE sip:EVIL@EVIL SIP/2.0", "INVITE"),
+            (f"EVIL{number} sip:EVIL@EVIL SIP/2.0", f"EVIL{number}"),
+            ("OPTIONS sip:EVIL@EVIL SIP/2.0", "OPTIONS"),
+            ("REGISTER sip:EVIL@EVIL SIP/2.0", "REGISTER"),
+            (f"SIP/2.0 {100 + number % 900} {evil}", "INVITE"),
+            (f"SIP/2.0 {200 + number % 800} {evil}", "OPTIONS"),
+            (f"SIP/2.0 {200 + number % 800} {evil}", "REGISTER"),
+            (f"SIP/2.0 {200 + number % 800} {evil}", f"EVIL{number}"),
+        ):
+            yield hep.encode(
+                source=socket.inet_aton("192.0.2.1"),
+                destination=socket.inet_aton("192.0.2.2"),
+                source_port=5060,
+                destination_port=5060,
+                captured_at=NOW,
+                agent_id=number,
+                node_name=evil.encode(),
+                correlation_id=call.encode(),
+                auth_key=evil.encode(),
+                payload=f"{start}\r\n{head}CSeq: 1 {method}\r\n\r\n".encode(),
+            )
+        yield hep.encode(
+            source=b"", destination=b"", source_port=0, destination_port=0,
+            protocol_type=number % 256, agent_id=number, node_name=evil.encode(), payload=evil.encode(),
+        )  # fmt: skip
+        yield evil.encode()
+        yield b"HEP3" + evil.encode()
+
+
+def after_hostile_input(count: int = 1) -> Figures:
+    pipeline = Pipeline()
+    for data in hostile_packets(count):
+        pipeline.receive(data, 0.0, NOW, "192.0.2.66")
+    while (due := pipeline.next_timer()) is not None:
+        pipeline.handle_timer(due)
+        pipeline.records()
+        pipeline.stored()
+    return figures(pipeline.snapshot(100.0))
+
+
+# ------------------------------------------------------------------------------------- the formats
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+@pytest.mark.parametrize("snapshot", [BUSY, Pipeline().snapshot(0.0)], ids=["busy", "fresh"])
+def test_a_page_is_read_by_prometheus_own_parser(accept: str, snapshot: Snapshot) -> None:
+    found = families(figures(snapshot), accept)
+    assert len([name for name in found if name.startswith("sipsidecar_")]) > 30
+    assert {"process_cpu_seconds", "process_resident_memory_bytes"} <= {
+        name.removesuffix("_total") for name in found
+    }
+
+
+def test_the_content_type_is_that_of_the_format_that_was_asked_for() -> None:
+    metrics = Metrics(lambda: figures(BUSY))
+    assert metrics.render(TEXT)[1].startswith("text/plain")
+    assert metrics.render("")[1].startswith("text/plain")
+    assert metrics.render(OPENMETRICS)[1].startswith("application/openmetrics-text")
+    assert metrics.render(OPENMETRICS)[0].endswith(b"# EOF\n")
+
+
+def test_an_accept_header_of_garbage_gives_a_page() -> None:
+    body, _ = Metrics(lambda: figures(BUSY)).render("\x00;;q=,,/;version=" + "x" * 1000)
+    assert b"sipsidecar_packets_received_total" in body
+
+
+def test_names_follow_prometheus_conventions() -> None:
+    for family in families(figures(BUSY), OPENMETRICS).values():
+        if not family.name.startswith("sipsidecar_"):
+            continue
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
+        assert family.documentation
+        assert not family.documentation.endswith(".")
+        assert not re.search(r"_(ms|us|milliseconds|kb|mb|percent|count|total)$", family.name)
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+        for sample in family.samples:
+            if family.type == "counter":
+                assert sample.name.endswith("_total")
+        for unit in ("seconds", "bytes"):
+            if f"_{unit}" in family.name:
+                assert family.name.endswith(f"_{unit}")
+
+
+def test_two_sidecars_in_one_process_have_pages_of_their_own() -> None:
+    one, two = Metrics(lambda: figures(BUSY)), Metrics(lambda: figures(Pipeline().snapshot(0.0)))
+    assert b"sipsidecar_packets_received_total 0.0" in two.render(TEXT)[0]
+    assert b"sipsidecar_packets_received_total 0.0" not in one.render(TEXT)[0]
+
+
+# ------------------------------------------------------------------------------------- the figures
+
+
+def test_the_page_says_what_the_figures_say() -> None:
+    said = figures(BUSY)
+    found = values(said)
+    ledger = said.ledger()
+    assert found["packets_received_total",] == BUSY.received > 1000
+    assert found["received_bytes_total",] == BUSY.received_bytes
+    assert found["packets_refused_total", "not-hep"] == 1
+    assert found["packets_stored_total",] == 11
+    assert found["packets_quarantined_total",] == 3
+    assert found["packets_waiting",] == 2
+    assert found["packets_dropped_total", "queue-full"] == 4
+    assert found["ledger_balance",] == ledger["balance"]
+    assert found["rows_stored_total", "calls"] == 5
+    assert found["rows_waiting", "calls"] == 2
+    assert found["rows_dropped_total", "queue-full", "messages"] == 4
+    assert found["kernel_drops_total",] == 9
+    assert found["receive_buffer_bytes",] == 4096
+    assert found["queue_limit_bytes",] == 1000
+    assert found["database_up",] == 1
+    assert found["database_restarts_total",] == 1
+    assert found["loop_lag_seconds",] == 0.25
+    assert found["uptime_seconds",] == 12.5
+    assert found["build_info", "1.2.3"] == 1
+    assert sum(found["live_calls", state] for state in ("trying", "ringing", "answered")) == sum(
+        BUSY.live.values()
+    )
+    calls = {key: value for key, value in found.items() if key[0] == "calls_total"}
+    assert calls == {("calls_total", *key): count for key, count in BUSY.finals.items()}
+    assert ("calls_total", "2xx", "200", "callee") in calls
+    assert sum(value for key, value in found.items() if key[0] == "attempts_total") == sum(
+        BUSY.attempt_finals.values()
+    )
+    assert found["registrations_total", "200"] > 0
+    assert found["pings_total", "200"] > 0
+
+
+def test_a_histogram_is_cumulative_and_holds_every_value() -> None:
+    found = families(figures(BUSY))
+    for name, histogram in (
+        ("sipsidecar_pdd_seconds", BUSY.pdd),
+        ("sipsidecar_setup_seconds", BUSY.setup),
+    ):
+        samples = found[name].samples
+        counts = [sample.value for sample in samples if sample.name.endswith("_bucket")]
+        assert counts == sorted(counts)
+        assert counts[-1] == sum(histogram.counts) > 0
+        assert {s.name: s.value for s in samples}[f"{name}_sum"] == pytest.approx(histogram.total)
+    writes = [s for s in found["sipsidecar_batch_write_seconds"].samples if "le" in s.labels]
+    assert [s.value for s in writes if s.labels["le"] in ("0.01", "0.025", "+Inf")] == [0, 1, 2]
+
+
+def test_losses_and_refusals_are_there_before_the_first_one() -> None:
+    said = figures(Pipeline().snapshot(0.0))
+    storage = msgspec.structs.replace(said.storage, packets_dropped={})
+    found = values(msgspec.structs.replace(said, storage=storage))
+    for reason in batch.LOSSES:
+        assert found["packets_dropped_total", reason] == 0
+    for reason in (*hep.WHYS, *REFUSED_KINDS.values()):
+        assert found["packets_refused_total", reason] == 0
+
+
+def agent(agent_id: int | None, skew: float | None, age: float, packets: int) -> AgentFigures:
+    return AgentFigures(agent_id, "192.0.2.1", "EVIL", packets, age, skew, None)
+
+
+def test_agents_with_a_configured_name_have_it_and_all_others_share_one() -> None:
+    agents = (
+        agent(2001, 0.5, 3.0, 10),
+        agent(2001, -2.5, 1.0, 5),
+        agent(7, 0.1, 9.0, 1),
+        agent(8, None, 4.0, 2),
+        agent(None, None, 5.0, 4),
+    )
+    found = values(figures(msgspec.structs.replace(BUSY, agents=agents)))
+    mine = {key: value for key, value in found.items() if key[0].startswith("agent_")}
+    assert mine == {
+        ("agent_packets_total", "edge"): 15,
+        ("agent_packets_total", "other"): 7,
+        ("agent_last_seen_seconds", "edge"): 1.0,
+        ("agent_last_seen_seconds", "other"): 4.0,
+        ("agent_clock_skew_seconds", "edge"): -2.5,
+        ("agent_clock_skew_seconds", "other"): 0.1,
+    }
+
+
+# -------------------------------------------------------------------------------------- strangers
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_no_byte_of_a_stranger_is_on_the_page(accept: str) -> None:
+    said = after_hostile_input(300)
+    assert said.pipeline.received > 3000
+    assert said.pipeline.finals
+    assert said.pipeline.pings
+    assert said.pipeline.registrations
+    text = page(said, accept)
+    assert "evil" not in text.lower()
+    assert "192.0.2." not in text
+    assert text.isascii()
+    families(said, accept)
+
+
+CODES = {"unknown", "other", *map(str, KNOWN_CODES)}
+CLASSES = {"2xx", "3xx", "4xx", "5xx", "6xx", "unknown"}
+ALLOWED = {
+    ("packets_kind", "kind"): {kind.name.lower().replace("_", "-") for kind in hep.Kind},
+    ("packets_refused", "reason"): {*hep.WHYS, *REFUSED_KINDS.values()},
+    ("packets_dropped", "reason"): {*batch.LOSSES, "not-configured"},
+    ("packets_odd", "what"): {
+        "hep-1", "trailing-bytes", "overdeclared-length", "no-address", "truncated-sip",
+        "stream-evicted",
+    },
+    ("tcp_events", "event"): {"accepted"},
+    ("rows_stored", "table"): set(batch.WORTH),
+    ("rows_waiting", "table"): set(batch.WORTH),
+    ("rows_dropped", "table"): set(batch.WORTH),
+    ("rows_dropped", "reason"): set(batch.LOSSES),
+    ("batch_failures", "reason"): {"unavailable", "rejected"},
+    ("live_calls", "state"): {"trying", "ringing", "answered"},
+    ("calls", "class"): CLASSES,
+    ("calls", "code"): CODES,
+    ("calls", "origin"): {"callee", "caller", "proxy", "admission", "inferred", "unknown"},
+    ("attempts", "class"): CLASSES,
+    ("attempts", "code"): CODES,
+    ("registrations", "code"): CODES,
+    ("pings", "code"): CODES,
+    ("limits", "cap"): {"calls", "facts", "lingering", "transactions", "agents", "streams"},
+    ("agent_packets", "agent"): {"edge", "other"},
+    ("agent_last_seen_seconds", "agent"): {"edge", "other"},
+    ("agent_clock_skew_seconds", "agent"): {"edge", "other"},
+    ("build_info", "version"): {"1.2.3"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said", [figures(BUSY), after_hostile_input(1000)], ids=["demo", "hostile"]
+)
+def test_every_label_has_a_value_of_a_fixed_set(said: Figures) -> None:
+    for family in families(said).values():
+        name = family.name.removeprefix("sipsidecar_")
+        if not family.name.startswith("sipsidecar_"):
+            continue
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                if label != "le":
+                    assert value in ALLOWED[name, label], (name, label)
+
+
+def test_thousands_of_strangers_make_no_more_series_than_hundreds() -> None:
+    def series(said: Figures) -> set[tuple[str, ...]]:
+        return {
+            (sample.name, *sample.labels.values())
+            for family in families(said).values()
+            for sample in family.samples
+        }
+
+    few, many = series(after_hostile_input(900)), series(after_hostile_input(3000))
+    assert many == few

@@ -1,0 +1,182 @@
+from bisect import bisect_left
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipsidecar.pipeline import Pipeline
+from sipsidecar.signals.snapshot import (
+    DELAY_BOUNDS,
+    KNOWN_CODES,
+    WRITE_BOUNDS,
+    CaptureFigures,
+    Figures,
+    Histogram,
+    StorageFigures,
+    code_label,
+    health,
+)
+
+STORAGE = StorageFigures(
+    up=True,
+    rows_stored={},
+    rows_waiting={},
+    rows_dropped={},
+    packets_stored=0,
+    packets_quarantined=0,
+    packets_waiting=0,
+    packets_dropped={},
+    queue_bytes=0,
+    queue_limit_bytes=1000,
+    write_seconds=Histogram(WRITE_BOUNDS),
+    write_failures={},
+    server_restarts=0,
+)
+CAPTURE = CaptureFigures(
+    kernel_drops=0, buffer_bytes=1000, buffer_used_bytes=0, tcp_connections=0, tcp_events={}
+)
+FIGURES = Figures(
+    version="1",
+    pipeline=Pipeline().snapshot(0.0),
+    storage=STORAGE,
+    capture=CAPTURE,
+    loop_lag_seconds=0.0,
+    uptime_seconds=1.0,
+    agent_names={},
+)
+
+
+def figures(**changes: Any) -> Figures:
+    """Figures with some fields of any of their parts changed."""
+    parts: dict[str, Any] = {}
+    for part in ("pipeline", "storage", "capture"):
+        old = getattr(FIGURES, part)
+        mine = {name: changes.pop(name) for name in list(changes) if name in old.__struct_fields__}
+        parts[part] = msgspec.structs.replace(old, **mine)
+    return msgspec.structs.replace(FIGURES, **parts, **changes)
+
+
+# --------------------------------------------------------------------------------------- histograms
+
+
+@pytest.mark.parametrize("bounds", [DELAY_BOUNDS, WRITE_BOUNDS])
+def test_bounds_rise(bounds: tuple[float, ...]) -> None:
+    assert list(bounds) == sorted(set(bounds))
+    assert bounds[0] > 0
+
+
+@given(st.lists(st.floats(0, 1e6)))
+def test_each_value_is_in_the_first_bucket_that_is_not_below_it(values: list[float]) -> None:
+    histogram = Histogram(DELAY_BOUNDS)
+    for value in values:
+        histogram.observe(value)
+    assert sum(histogram.counts) == len(values)
+    assert histogram.total == pytest.approx(sum(values))
+    for index, count in enumerate(histogram.counts):
+        assert count == sum(1 for value in values if bisect_left(DELAY_BOUNDS, value) == index)
+
+
+@pytest.mark.parametrize("bound", DELAY_BOUNDS)
+def test_a_value_on_a_bound_belongs_to_the_bucket_up_to_it(bound: float) -> None:
+    histogram = Histogram(DELAY_BOUNDS)
+    histogram.observe(bound)
+    assert histogram.counts[DELAY_BOUNDS.index(bound)] == 1
+
+
+# ------------------------------------------------------------------------------------------- codes
+
+
+@given(st.one_of(st.none(), st.integers(-(2**70), 2**70)))
+def test_no_code_makes_a_label_that_is_not_known(code: int | None) -> None:
+    assert code_label(code) in {"unknown", "other", *map(str, KNOWN_CODES)}
+
+
+def test_a_code_of_the_registry_is_its_own_label_and_others_share_one() -> None:
+    assert code_label(486) == "486"
+    assert code_label(499) == code_label(699) == code_label(299) == "other"
+    assert code_label(None) == "unknown"
+
+
+# ------------------------------------------------------------------------------------------ ledger
+
+SIDES = st.integers(0, 10**9)
+
+
+@given(stored=SIDES, waiting=SIDES, held=SIDES, quarantined=SIDES, refused=SIDES, dropped=SIDES,
+       missing=st.integers(-5, 5))  # fmt: skip
+def test_the_balance_is_what_is_missing(
+    stored: int,
+    waiting: int,
+    held: int,
+    quarantined: int,
+    refused: int,
+    dropped: int,
+    missing: int,
+) -> None:
+    known = stored + waiting + held + quarantined + refused + dropped
+    said = figures(
+        received=known + missing,
+        held=held,
+        refused={"chunk": refused, "length": 0},
+        packets_stored=stored,
+        packets_quarantined=quarantined,
+        packets_waiting=waiting,
+        packets_dropped={"queue-full": dropped},
+        kernel_drops=7,
+    ).ledger()
+    assert said["balance"] == missing
+    assert said == {
+        "received": known + missing,
+        "stored": stored,
+        "waiting": waiting + held,
+        "quarantined": quarantined,
+        "refused": refused,
+        "dropped": dropped,
+        "balance": missing,
+        "kernel_drops": 7,
+    }
+
+
+# ------------------------------------------------------------------------------------------ health
+
+
+def failing(said: Figures) -> list[str]:
+    return [check.name for check in health(said) if not check.ok]
+
+
+def test_a_sidecar_that_does_its_work_has_no_failing_check() -> None:
+    assert failing(figures()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fine", "bad"),
+    [
+        ("database", {"up": True}, {"up": False}),
+        ("queue", {"queue_bytes": 899}, {"queue_bytes": 900}),
+        ("receive_buffer", {"buffer_used_bytes": 899}, {"buffer_used_bytes": 900}),
+        ("loop_lag_seconds", {"loop_lag_seconds": 0.99}, {"loop_lag_seconds": 1.0}),
+        ("ledger_balance", {"received": 0}, {"received": 1}),
+    ],
+)
+def test_each_check_fails_alone_at_its_limit(
+    name: str, fine: dict[str, Any], bad: dict[str, Any]
+) -> None:
+    assert failing(figures(**fine)) == []
+    assert failing(figures(**bad)) == [name]
+
+
+def test_each_check_shows_what_it_read_and_where_its_limit_is() -> None:
+    for check in health(figures()):
+        assert check.reading is not None
+        assert check.limit is not None or check.name == "database"
+
+
+def test_a_failing_database_comes_with_advice() -> None:
+    (check,) = [check for check in health(figures(up=False)) if check.name == "database"]
+    assert check.advice
+
+
+def test_a_sidecar_without_a_socket_has_a_receive_buffer_that_is_not_full() -> None:
+    assert failing(figures(buffer_bytes=0, buffer_used_bytes=0)) == []
