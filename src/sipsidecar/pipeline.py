@@ -74,7 +74,7 @@ class Pipeline:
         self,
         timing: Timing | None = None,
         *,
-        max_calls: int = 100_000,
+        max_calls: int = 50_000,
         linger: float = 2 * TIMER_B,
         local: Collection[bytes] = (),
     ) -> None:

@@ -1,6 +1,7 @@
+import functools
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -88,8 +89,9 @@ def values(said: Figures) -> dict[tuple[str, ...], float]:
     }
 
 
-def busy() -> Pipeline:
-    """A pipeline that has seen a bit of everything."""
+@functools.cache
+def busy() -> Snapshot:
+    """That of a pipeline that has seen a bit of everything."""
     pipeline = Pipeline()
     world = iter(demo.timeline(demo.dialogs(7)))
     now = 0.0
@@ -102,10 +104,12 @@ def busy() -> Pipeline:
     pipeline.receive(b"garbage", now, NOW, "192.0.2.10")
     pipeline.drain(now)
     pipeline.records()
-    return pipeline
+    return pipeline.snapshot(60.0)
 
 
-BUSY = busy().snapshot(60.0)
+def fresh() -> Snapshot:
+    return Pipeline().snapshot(0.0)
+
 
 HOSTILE = 'EVIL"\n}evil{x="1"} 1\\\n# TYPE evil counter\nevil_total 1\r\n\x1b[31m\u2028€'
 
@@ -166,9 +170,11 @@ def after_hostile_input(count: int = 1) -> Figures:
 
 
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
-@pytest.mark.parametrize("snapshot", [BUSY, Pipeline().snapshot(0.0)], ids=["busy", "fresh"])
-def test_a_page_is_read_by_prometheus_own_parser(accept: str, snapshot: Snapshot) -> None:
-    found = families(figures(snapshot), accept)
+@pytest.mark.parametrize("snapshot", [busy, fresh])
+def test_a_page_is_read_by_prometheus_own_parser(
+    accept: str, snapshot: Callable[[], Snapshot]
+) -> None:
+    found = families(figures(snapshot()), accept)
     assert len([name for name in found if name.startswith("sipsidecar_")]) > 30
     assert {"process_cpu_seconds", "process_resident_memory_bytes"} <= {
         name.removesuffix("_total") for name in found
@@ -176,7 +182,7 @@ def test_a_page_is_read_by_prometheus_own_parser(accept: str, snapshot: Snapshot
 
 
 def test_the_content_type_is_that_of_the_format_that_was_asked_for() -> None:
-    metrics = Metrics(lambda: figures(BUSY))
+    metrics = Metrics(lambda: figures(busy()))
     assert metrics.render(TEXT)[1].startswith("text/plain")
     assert metrics.render("")[1].startswith("text/plain")
     assert metrics.render(OPENMETRICS)[1].startswith("application/openmetrics-text")
@@ -184,12 +190,12 @@ def test_the_content_type_is_that_of_the_format_that_was_asked_for() -> None:
 
 
 def test_an_accept_header_of_garbage_gives_a_page() -> None:
-    body, _ = Metrics(lambda: figures(BUSY)).render("\x00;;q=,,/;version=" + "x" * 1000)
+    body, _ = Metrics(lambda: figures(busy())).render("\x00;;q=,,/;version=" + "x" * 1000)
     assert b"sipsidecar_packets_received_total" in body
 
 
 def test_names_follow_prometheus_conventions() -> None:
-    for family in families(figures(BUSY), OPENMETRICS).values():
+    for family in families(figures(busy()), OPENMETRICS).values():
         if not family.name.startswith("sipsidecar_"):
             continue
         assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
@@ -207,7 +213,7 @@ def test_names_follow_prometheus_conventions() -> None:
 
 
 def test_two_sidecars_in_one_process_have_pages_of_their_own() -> None:
-    one, two = Metrics(lambda: figures(BUSY)), Metrics(lambda: figures(Pipeline().snapshot(0.0)))
+    one, two = Metrics(lambda: figures(busy())), Metrics(lambda: figures(fresh()))
     assert b"sipsidecar_packets_received_total 0.0" in two.render(TEXT)[0]
     assert b"sipsidecar_packets_received_total 0.0" not in one.render(TEXT)[0]
 
@@ -216,11 +222,11 @@ def test_two_sidecars_in_one_process_have_pages_of_their_own() -> None:
 
 
 def test_the_page_says_what_the_figures_say() -> None:
-    said = figures(BUSY)
+    said = figures(busy())
     found = values(said)
     ledger = said.ledger()
-    assert found["packets_received_total",] == BUSY.received > 1000
-    assert found["received_bytes_total",] == BUSY.received_bytes
+    assert found["packets_received_total",] == busy().received > 1000
+    assert found["received_bytes_total",] == busy().received_bytes
     assert found["packets_refused_total", "not-hep"] == 1
     assert found["packets_stored_total",] == 11
     assert found["packets_quarantined_total",] == 3
@@ -239,23 +245,23 @@ def test_the_page_says_what_the_figures_say() -> None:
     assert found["uptime_seconds",] == 12.5
     assert found["build_info", "1.2.3"] == 1
     assert sum(found["live_calls", state] for state in ("trying", "ringing", "answered")) == sum(
-        BUSY.live.values()
+        busy().live.values()
     )
     calls = {key: value for key, value in found.items() if key[0] == "calls_total"}
-    assert calls == {("calls_total", *key): count for key, count in BUSY.finals.items()}
+    assert calls == {("calls_total", *key): count for key, count in busy().finals.items()}
     assert ("calls_total", "2xx", "200", "callee") in calls
     assert sum(value for key, value in found.items() if key[0] == "attempts_total") == sum(
-        BUSY.attempt_finals.values()
+        busy().attempt_finals.values()
     )
     assert found["registrations_total", "200"] > 0
     assert found["pings_total", "200"] > 0
 
 
 def test_a_histogram_is_cumulative_and_holds_every_value() -> None:
-    found = families(figures(BUSY))
+    found = families(figures(busy()))
     for name, histogram in (
-        ("sipsidecar_pdd_seconds", BUSY.pdd),
-        ("sipsidecar_setup_seconds", BUSY.setup),
+        ("sipsidecar_pdd_seconds", busy().pdd),
+        ("sipsidecar_setup_seconds", busy().setup),
     ):
         samples = found[name].samples
         counts = [sample.value for sample in samples if sample.name.endswith("_bucket")]
@@ -267,7 +273,7 @@ def test_a_histogram_is_cumulative_and_holds_every_value() -> None:
 
 
 def test_losses_and_refusals_are_there_before_the_first_one() -> None:
-    said = figures(Pipeline().snapshot(0.0))
+    said = figures(fresh())
     storage = msgspec.structs.replace(said.storage, packets_dropped={})
     found = values(msgspec.structs.replace(said, storage=storage))
     for reason in batch.LOSSES:
@@ -288,7 +294,7 @@ def test_agents_with_a_configured_name_have_it_and_all_others_share_one() -> Non
         agent(8, None, 4.0, 2),
         agent(None, None, 5.0, 4),
     )
-    found = values(figures(msgspec.structs.replace(BUSY, agents=agents)))
+    found = values(figures(msgspec.structs.replace(busy(), agents=agents)))
     mine = {key: value for key, value in found.items() if key[0].startswith("agent_")}
     assert mine == {
         ("agent_packets_total", "edge"): 15,
@@ -350,10 +356,10 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(
-    "said", [figures(BUSY), after_hostile_input(1000)], ids=["demo", "hostile"]
+    "said", [lambda: figures(busy()), lambda: after_hostile_input(1000)], ids=["demo", "hostile"]
 )
-def test_every_label_has_a_value_of_a_fixed_set(said: Figures) -> None:
-    for family in families(said).values():
+def test_every_label_has_a_value_of_a_fixed_set(said: Callable[[], Figures]) -> None:
+    for family in families(said()).values():
         name = family.name.removeprefix("sipsidecar_")
         if not family.name.startswith("sipsidecar_"):
             continue

@@ -7,6 +7,7 @@ the earliest stamp per clock (`min` does not care about order), and `record.py` 
 from the facts alone.
 """
 
+from collections.abc import Iterable
 from sys import intern
 
 from sipsidecar.wire import sip
@@ -414,13 +415,14 @@ def _again(times: tuple[int, ...]) -> int:
     by_clock: dict[int, list[int]] = {}
     for i in range(0, len(times), 2):
         by_clock.setdefault(times[i], []).append(times[i + 1])
-    most = 0
-    for each in by_clock.values():
-        each.sort()
-        last, count = each[0], 0
-        for at in each[1:]:
-            if at - last >= RETRANSMISSION_US:
-                count += 1
-                last = at
-        most = max(most, count)
-    return most
+    return max(map(sendings, by_clock.values())) - 1
+
+
+def sendings(times: Iterable[int]) -> int:
+    """How often one message was sent, by the stamps of its copies: those close together are one."""
+    count, last = 0, None
+    for at in sorted(times):
+        if last is None or at - last >= RETRANSMISSION_US:
+            count += 1
+            last = at
+    return count

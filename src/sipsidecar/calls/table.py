@@ -76,7 +76,7 @@ class CallTable:
         agents: Agents,
         timing: Timing | None = None,
         *,
-        max_calls: int = 100_000,
+        max_calls: int = 50_000,
         linger: float = 2 * TIMER_B,
     ) -> None:
         self._agents = agents

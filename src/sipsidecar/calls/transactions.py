@@ -1,16 +1,17 @@
 """REGISTER and OPTIONS messages to one record per transaction: result, round-trip, peer."""
 
 import heapq
+from typing import Any
 
 from sipsidecar.calls.agents import Agents
-from sipsidecar.calls.call import Endpoint, Times, earlier
+from sipsidecar.calls.call import Endpoint, Times, earlier, sendings
 from sipsidecar.calls.events import PingRecord, RegistrationRecord
 from sipsidecar.calls.record import IMPLAUSIBLE_US, INVERSION_US, MAX_TEXT, Timing
 from sipsidecar.wire import hep, sip
 
 TIMER_F = 32.0
 """64*T1: a request without any final response (RFC 3261 17.1.2.2)."""
-MAX_TRANSACTIONS = 100_000
+MAX_TRANSACTIONS = 50_000
 MAX_REPLIES = 16
 TURN = 512
 
@@ -144,63 +145,43 @@ class TransactionTable:
         )
         if abs(at - found.first_received_at) > IMPLAUSIBLE_US:
             at, dated_by = found.first_received_at, "receiver"
-        requests = max(_sent(times) for times in found.copies.values())
+        requests = max(map(sendings, found.copies.values()))
         ids = self._agents.clocks(found.clocks).agent_ids.values()
         agent_ids = tuple(sorted(i for i in ids if i is not None))
-        user_agent = (request.first("user-agent") or "")[:MAX_TEXT] or None
-        src_ip, peer_ip = hep.address_text(ends[0][0]), hep.address_text(ends[1][0])
         call_id, method, cseq, branch = found.key
+        common: dict[str, Any] = {
+            "call_id": call_id,
+            "branch": branch,
+            "cseq": cseq,
+            "received_at": found.first_received_at,
+            "started_at": at,
+            "dated_by": dated_by,
+            "agent_ids": agent_ids,
+            "src_ip": hep.address_text(ends[0][0]),
+            "src_port": ends[0][1],
+            "peer_ip": hep.address_text(ends[1][0]),
+            "peer_port": ends[1][1],
+            "transport": found.transport,
+            "user_agent": (request.first("user-agent") or "")[:MAX_TEXT] or None,
+            "final_code": code,
+            "final_phrase": (phrase or "")[:MAX_TEXT] or None,
+            "rtt_ms": rtt,
+            "requests": requests,
+            "flags": flags,
+        }
         if method == "OPTIONS":
-            self._records.append(
-                PingRecord(
-                    call_id=call_id,
-                    branch=branch,
-                    cseq=cseq,
-                    received_at=found.first_received_at,
-                    started_at=at,
-                    dated_by=dated_by,
-                    agent_ids=agent_ids,
-                    src_ip=src_ip,
-                    src_port=ends[0][1],
-                    peer_ip=peer_ip,
-                    peer_port=ends[1][1],
-                    transport=found.transport,
-                    user_agent=user_agent,
-                    final_code=code,
-                    final_phrase=(phrase or "")[:MAX_TEXT] or None,
-                    rtt_ms=rtt,
-                    requests=requests,
-                    flags=flags,
-                )
-            )
+            self._records.append(PingRecord(**common))
             return
         to = request.address("to")
         self._records.append(
             RegistrationRecord(
-                call_id=call_id,
-                branch=branch,
-                cseq=cseq,
-                received_at=found.first_received_at,
-                started_at=at,
-                dated_by=dated_by,
-                agent_ids=agent_ids,
+                **common,
                 aor_user=(to.uri.user or "")[:MAX_TEXT] or None if to else None,
                 aor_host=(to.uri.host or "")[:MAX_TEXT] or None if to else None,
-                src_ip=src_ip,
-                src_port=ends[0][1],
-                peer_ip=peer_ip,
-                peer_port=ends[1][1],
-                transport=found.transport,
-                user_agent=user_agent,
                 expires=_expires(request),
                 authorized=bool(
                     request.values("authorization") or request.values("proxy-authorization")
                 ),
-                final_code=code,
-                final_phrase=(phrase or "")[:MAX_TEXT] or None,
-                rtt_ms=rtt,
-                requests=requests,
-                flags=flags,
             )
         )
 
@@ -216,16 +197,6 @@ class TransactionTable:
                     return None
                 return max(interval, 0) / 1000
         return None
-
-
-def _sent(times: set[int]) -> int:
-    """Copies that were sent, not captured twice: retransmissions are T1 and more apart."""
-    count, last = 0, None
-    for at in sorted(times):
-        if last is None or at - last >= 250_000:
-            count += 1
-            last = at
-    return count
 
 
 def _expires(request: sip.Message) -> int | None:

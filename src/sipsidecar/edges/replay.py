@@ -13,6 +13,9 @@ MAX_CONNECTIONS = 4096
 TELLING = 32
 """Bytes that show what a TCP connection carries."""
 
+REORDER = 20_000
+"""Packets over which a file may be out of order."""
+
 Progress = Callable[[int, int], None]
 """Bytes read so far, bytes in all."""
 
@@ -53,7 +56,8 @@ class Replay:
         """Feed everything, then let every timer run out as it would in life."""
         pipeline = self._pipeline
         total = sum(path.stat().st_size for path in self._paths if path.is_file())
-        for count, captured in enumerate(heapq.merge(*map(self._read, self._paths), key=_time)):
+        merged = heapq.merge(*(_in_order(self._read(path)) for path in self._paths), key=_time)
+        for count, captured in enumerate(merged):
             self._run_until(_time(captured) / 1_000_000)
             yield from self._out()
             self._feed(captured)
@@ -180,6 +184,17 @@ class Replay:
 
 
 _HEP3_MARKS = (b"HEP3", b"EEP3", b"EEP1")
+
+
+def _in_order(read: Iterator[pcap.Captured]) -> Iterator[pcap.Captured]:
+    """A file's packets by time: merged and multi-queue captures are not, and time drives timers."""
+    waiting: list[tuple[int, int, pcap.Captured]] = []
+    for count, captured in enumerate(read):
+        heapq.heappush(waiting, (_time(captured), count, captured))
+        if len(waiting) > REORDER:
+            yield heapq.heappop(waiting)[2]
+    while waiting:
+        yield heapq.heappop(waiting)[2]
 
 
 def _is_hep(payload: bytes) -> bool:
