@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ from sipsidecar.calls.call import Call
 from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
 from sipsidecar.calls.record import Timing, outcome
 from sipsidecar.calls.table import Retraction
-from sipsidecar.config import Config, parse_address
+from sipsidecar.config import Config, parse_address, redacted
 from sipsidecar.edges.capture import TcpCapture, UdpCapture
 from sipsidecar.edges.embedded import (
     Binaries,
@@ -233,7 +234,8 @@ class Sidecar:
             PostgresSettings(
                 dsn=self.dsn,
                 node_id=config.node.id,
-                retention_days={**days, "ingest_batch": max(days.values())},
+                retention_days=days,
+                ledger_days=max(days.values()),
             )
         )
         await self._store.open(floor=time.time_ns() // 1000)
@@ -256,16 +258,28 @@ class Sidecar:
 
     async def drain(self) -> int:
         """Stop receiving, write everything that was received; returns how many rows were lost."""
-        self._udp.drain()
-        await self._tcp.drain()
-        self.pipeline.drain(self._loop.time())
-        self._after_turn()
+        try:
+            self._udp.drain()
+            await self._tcp.drain()
+            self.pipeline.drain(self._loop.time())
+            self._after_turn()
+            if self._writer is not None:
+                if not self._writer.up:
+                    log.warning(
+                        "stopping: %d rows wait up to %d s for the database; Ctrl-C gives them up",
+                        len(self.waiting),
+                        DRAIN_SECONDS,
+                    )
+                self._writer.drain(DRAIN_SECONDS)
+                await self._tasks[0]
+        finally:
+            await self._close()
+        return sum(self.waiting.dropped.values())
+
+    def give_up(self) -> None:
+        """Let a drain end now: what is not written yet is lost."""
         if self._writer is not None:
-            self._writer.drain(DRAIN_SECONDS)
-            await self._tasks[0]
-        lost = sum(self.waiting.dropped.values())
-        await self._close()
-        return lost
+            self._writer.drain(0.0)
 
     async def _close(self) -> None:
         self._udp.drain()
@@ -419,11 +433,16 @@ def _greeting(sidecar: Sidecar) -> str:
     config = sidecar.config
     hep_at = _show(sidecar.hep_address)
     kinds = "UDP and TCP" if config.hep.tcp else "UDP"
-    where = "the database of --dsn" if config.database.dsn else str(data_directory(config))
+    directory = data_directory(config)
+    where, found = str(directory), ""
+    if config.database.dsn:
+        where, found = redacted(config.database.dsn), " --dsn DSN"
+    elif directory != default_directory():
+        found = f" --data {shlex.quote(str(directory))}"
     include = Path(__file__).parents[2] / "kamailio" / "sipsidecar.cfg"
     line = f'include_file "{include}"' if include.is_file() else 'include_file "sipsidecar.cfg"'
     if hep_at != "127.0.0.1:9060":
-        line = f'#!define SIPSIDECAR_URI "sip:{hep_at}"   then   {line}'
+        line = f'#!define SIPSIDECAR_URI "sip:{_reached_at(sidecar)}"   then   {line}'
     program = "sipsidecar" if sys.argv[0].endswith(".py") else os.path.relpath(sys.argv[0])
     return "\n".join(
         [
@@ -432,9 +451,15 @@ def _greeting(sidecar: Sidecar) -> str:
             f"  HTTP     http://{_show(sidecar.http_address)} (/metrics /health/ready /v1/calls/live)",
             f"  data     {where}",
             f"  Kamailio {line}",
-            f"  calls    {program} calls",
+            f"  calls    {program} calls{found}",
         ]
     )
+
+
+def _reached_at(sidecar: Sidecar) -> str:
+    host, port = sidecar.hep_address
+    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104 -- compared, not listened on
+    return _show((sidecar.config.node.name if everywhere else host, port))
 
 
 def _show(address: tuple[str, int]) -> str:
@@ -445,9 +470,15 @@ def _show(address: tuple[str, int]) -> str:
 async def _serve(config: Config, also: Beside | None) -> int:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
     sidecar = Sidecar(config)
+
+    def stop() -> None:
+        if stopped.is_set():
+            sidecar.give_up()
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
     await sidecar.start()
     print(_greeting(sidecar), flush=True)  # noqa: T201 -- what a person reads first
     extra = asyncio.create_task(also(sidecar)) if also else None
@@ -461,9 +492,10 @@ async def _serve(config: Config, also: Beside | None) -> int:
         lost = await sidecar.drain()
         ledger = sidecar.figures().ledger()
         log.info(
-            "stopped: %d packets received, %d stored, %d rows lost",
-            ledger["received"],
-            ledger["stored"],
+            "stopped: %d packets received: %d stored, %d quarantined, %d refused, %d dropped;"
+            " %d more lost in the kernel, %d rows lost",
+            *(ledger[side] for side in ("received", "stored", "quarantined", "refused", "dropped")),
+            ledger["kernel_drops"],
             lost,
         )
     return 0 if not lost else 1

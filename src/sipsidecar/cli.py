@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import contextlib
+import http.client
+import io
 import os
 import re
 import shutil
@@ -64,13 +66,30 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "ms": 0.001}
 Rows = list[dict[str, Any]]
 
 
+FILTERS = (
+    "since", "until", "code", "trunk", "from_user", "to_user", "pdd_above", "duration_above",
+    "duration_below", "mos_below", "flag", "call_id", "answered", "failed",
+)  # fmt: skip
+REPLAY_NODE = 0
+"""Writes as no sidecar does (their numbers begin with 1), so that one may be running."""
+
+
 class CliError(Exception):
     """One line for the person at the terminal; the exit code is 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 nothing found, 2 it could not."""
     parser = _parser()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of any script on any terminal
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "handle"):
         parser.print_help()
@@ -102,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sipsidecar",
         description="Mirrored SIP in, one true record per call in PostgreSQL, live.",
         epilog="example: sipsidecar run --hep 127.0.0.1:9060",
@@ -144,11 +163,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("calls", _calls, "list calls", "sipsidecar calls --since 1h --code 5xx")
     command.add_argument(
-        "--since", default="1d", metavar="TIME", help="30m, 1d or 2026-01-31T10:00"
+        "--since", metavar="TIME", help="30m, 1d or 2026-01-31T10:00, UTC (the last day)"
     )
     command.add_argument("--until", metavar="TIME", help="the same forms")
     command.add_argument("--code", metavar="CODE", help="final code or class: 486 or 4xx")
-    command.add_argument("--trunk", metavar="NAME", help="trunk")
+    command.add_argument("--trunk", metavar="NAME", help="calls over this trunk")
     command.add_argument("--from", dest="from_user", metavar="TEXT", help="part of the From user")
     command.add_argument("--to", dest="to_user", metavar="TEXT", help="part of the To user")
     command.add_argument(
@@ -158,17 +177,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--duration-below", metavar="SECONDS", help="talk time below")
     command.add_argument("--mos-below", type=float, metavar="MOS", help="MOS below (not rated yet)")
     command.add_argument(
-        "--flag", action="append", default=[], metavar="FLAG", help="has this flag"
+        "--flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="has this flag, such as failover; give it again for calls that have both",
     )
     command.add_argument("--call-id", metavar="TEXT", help="part of the Call-ID")
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--answered", action="store_true", help="answered ones")
-    which.add_argument("--failed", action="store_true", help="ones that were not answered")
+    which.add_argument("--answered", action="store_true", help="only answered calls")
+    which.add_argument("--failed", action="store_true", help="only calls that were not answered")
     command.add_argument(
         "--sort", choices=postgres.ORDERS, default="started_at", help="highest first (started_at)"
     )
-    command.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many (50)")
-    command.add_argument("--live", action="store_true", help="calls that are going on now")
+    command.add_argument(
+        "--limit", type=_count, default=50, metavar="N", help="at most so many (50)"
+    )
+    command.add_argument(
+        "--live", action="store_true", help="calls that are going on now, unfiltered"
+    )
+    command.add_argument("--http", metavar="ADDR:PORT", help="for --live: the sidecar's HTTP")
     command.add_argument("--json", action="store_true", help="one JSON object per line")
 
     command = add(
@@ -202,6 +230,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
+
+
 def _config(arguments: argparse.Namespace) -> Config:
     return _loaded(arguments).config
 
@@ -226,7 +260,7 @@ def _seconds(text: str) -> float:
 def _moment(text: str) -> int:
     """A point in time in microseconds UTC: so long ago, or an ISO 8601 date and time."""
     if re.fullmatch(r"[0-9.]+(ms|s|m|h|d)", text):
-        return time.time_ns() // 1000 - int(_seconds(text) * 1_000_000)
+        return max(time.time_ns() // 1000 - int(_seconds(text) * 1_000_000), 0)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -235,7 +269,7 @@ def _moment(text: str) -> int:
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1_000_000)
+    return max(int(moment.timestamp() * 1_000_000), 0)
 
 
 def _iso(at: int) -> str:
@@ -275,7 +309,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _replay(arguments: argparse.Namespace) -> int:
     for path in arguments.files:
-        if not path.is_file():
+        if not path.exists():
             raise CliError(f"{path}: no such file")
     config = _config(arguments)
     if arguments.store:
@@ -299,7 +333,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         print(_json_line({"kind": "summary", **summary}))
         return 0
     if rows:
-        print(table(rows, CALL_COLUMNS, _width()))
+        print(_call_table(rows))
     print(", ".join(f"{value} {key}" for key, value in summary.items() if isinstance(value, int)))
     return 0
 
@@ -337,6 +371,8 @@ def _summary(run: Replay, pipeline: Pipeline, counts: dict[str, int]) -> dict[st
         "not_sip": run.not_sip,
         "refused_by_reason": said.refused,
         "odd": said.oddities,
+        "cut_packets": run.cut,
+        "skipped_packets": dict(run.skipped),
         "truncated_files": run.truncated,
     }
 
@@ -345,17 +381,18 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
     """Through the same rows and the same ledger as live traffic, batch by batch."""
     pipeline = app.pipeline_of(config)
     async with _writing_dsn(config) as dsn:
-        store = postgres.Postgres(postgres.PostgresSettings(dsn=dsn, node_id=config.node.id))
+        store = postgres.Postgres(postgres.PostgresSettings(dsn=dsn, node_id=REPLAY_NODE))
         await store.open(floor=time.time_ns() // 1000)
         sequence = store.first_sequence
         waiting = Waiting(max_rows=5000, max_age=0.0, max_bytes=1 << 40)
-        maker = app.RowMaker(waiting, config.node.id, messages=config.database.store_messages)
+        maker = app.RowMaker(waiting, REPLAY_NODE, messages=config.database.store_messages)
+        known = 0
 
         async def write(least: int) -> None:
-            nonlocal sequence
+            nonlocal known, sequence
             while len(waiting) > least and (batch := waiting.take()) is not None:
                 rows = {name: [row.data for row in some] for name, some in batch.tables.items()}
-                await store.write(sequence, rows, batch.replaced)
+                known += await store.write(sequence, rows, batch.replaced)
                 sequence += 1
                 waiting.done()
 
@@ -375,8 +412,11 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
             await store.close()
     _clear_progress()
     stored = dict(waiting.stored)
+    if arguments.json:
+        print(_json_line({"kind": "stored", **stored, "known": known}))
+        return 0
     said = ", ".join(f"{count} {name}" for name, count in sorted(stored.items())) or "nothing"
-    print(_json_line({"kind": "stored", **stored}) if arguments.json else f"stored {said}")
+    print(f"stored {said}" + (f"; {known} of these rows were there already" if known else ""))
     return 0
 
 
@@ -420,8 +460,11 @@ async def _writing_dsn(config: Config) -> AsyncIterator[str]:
             yield dsn
         return
     server = embedded.EmbeddedPostgres(directory, binaries=app.binaries_of(config))
-    yield await server.start()
-    await server.stop()
+    dsn = await server.start()
+    try:
+        yield dsn
+    finally:
+        await server.stop()
 
 
 def _ask(config: Config, question: Callable[[str], Awaitable[Rows]]) -> Rows:
@@ -438,7 +481,7 @@ def _calls(arguments: argparse.Namespace) -> int:
         return _live_calls(arguments, config)
     code, code_class = _code(arguments.code)
     wanted = postgres.CallFilter(
-        since_us=_moment(arguments.since),
+        since_us=_moment(arguments.since or "1d"),
         until_us=_moment(arguments.until) if arguments.until else None,
         final_code=code,
         final_class=code_class,
@@ -460,31 +503,58 @@ def _calls(arguments: argparse.Namespace) -> int:
 
 
 def _live_calls(arguments: argparse.Namespace, config: Config) -> int:
+    if any(getattr(arguments, name) for name in FILTERS):
+        raise CliError("--live shows all calls that are going on: it takes no filter")
     host, port = parse_address(config.http.listen)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- asked, not bound
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    url = f"http://{address}/v1/calls/live?limit={max(arguments.limit, 1)}"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
+        with direct.open(
+            f"http://{address}/v1/calls/live?limit={arguments.limit}", timeout=5
+        ) as reply:
             page = msgspec.json.decode(reply.read())
-    except (urllib.error.URLError, OSError) as error:
-        raise CliError(f"{url}: {error}; is `sipsidecar run` up?") from None
-    return _print_calls(arguments, [_readable(row) for row in page["calls"]])
+        rows = [_readable(row) for row in page["calls"]]
+    except OSError as error:
+        why = getattr(error, "reason", None) or error
+        why = getattr(why, "strerror", None) or why
+        raise CliError(
+            f"no sidecar answers at http://{address} ({why}): start `sipsidecar run`, or name its --http"
+        ) from None
+    except (http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
+        raise CliError(f"http://{address} is no sidecar; name its --http") from None
+    return _print_calls(arguments, rows)
 
 
 def _print_calls(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
     if arguments.json:
         for row in rows:
             print(_json_line({"kind": "call", **row}))
-        return 0
+        return 0 if rows else 1
     if not rows:
-        print("no calls", file=sys.stderr)
+        print(
+            "no such calls" if arguments.since else "no such calls in the last day; see --since",
+            file=sys.stderr,
+        )
         return 1
-    columns = [name for name in ("state", *CALL_COLUMNS) if name in rows[0]]
-    for row in rows:
-        row["started_at"] = row["started_at"][:23].replace("T", " ")
-        row["flags"] = ",".join(row.get("flags") or ())
-    print(table(rows, columns, _width()))
+    print(_call_table(rows))
+    if len(rows) == arguments.limit and sys.stdout.isatty():
+        print(f"the first {len(rows)} are shown; see --limit", file=sys.stderr)
     return 0
+
+
+def _call_table(rows: list[dict[str, Any]]) -> str:
+    """For people: times to the millisecond, durations in whole ones."""
+    columns = [name for name in ("state", *CALL_COLUMNS) if name in rows[0]]
+    shown = [
+        {
+            name: round(value) if name.endswith("_ms") and value is not None else value
+            for name, value in row.items()
+        }
+        | {"started_at": row["started_at"][:23].replace("T", " ") + "Z"}
+        for row in rows
+    ]
+    return table(shown, columns, _width())
 
 
 def _code(text: str | None) -> tuple[int | None, str | None]:
@@ -603,15 +673,11 @@ def _dsn(arguments: argparse.Namespace) -> int:
     directory = app.data_directory(config)
     dsn = embedded.dsn_of(directory)
     if dsn is None:
-        _no_cluster(directory)
-    if not embedded.DirectoryLock(directory).held:
-        print("the database is not running now: start `sipsidecar run`", file=sys.stderr)
+        raise CliError(
+            f"no database runs in {directory}: start `sipsidecar run`, or name its --data"
+        )
     print(dsn)
     return 0
-
-
-def _no_cluster(directory: Path) -> NoReturn:
-    raise CliError(f"no database in {directory} yet: start `sipsidecar run`, or name its --data")
 
 
 def _check_config(arguments: argparse.Namespace) -> int:

@@ -115,9 +115,9 @@ class TransactionTable:
                 self._close(found)
 
     def drain(self) -> None:
-        """Let every transaction leave, those without an answer too."""
+        """Let every transaction leave; those that still waited for an answer are `interrupted`."""
         for found in self._open.values():
-            self._close(found)
+            self._close(found, "interrupted")
         self._open.clear()
 
     def records(self) -> list[RegistrationRecord | PingRecord]:
@@ -129,7 +129,7 @@ class TransactionTable:
         found.due = due
         heapq.heappush(self._deadlines, (due, found.key))
 
-    def _close(self, found: _Transaction) -> None:
+    def _close(self, found: _Transaction, unanswered: str = "no_response") -> None:
         request, first, ends = found.request, found.first, found.ends
         if request is None or first is None or ends is None:
             self.orphans += 1
@@ -138,7 +138,7 @@ class TransactionTable:
         final = min(
             ((min(times[1::2]), reply) for reply, times in found.replies.items()), default=None
         )
-        flags = () if final else ("no_response",)
+        flags = () if final else (unanswered,)
         dated_by = "agent"
         (code, phrase), rtt = (
             (final[1], self._rtt_ms(found, final[1])) if final else ((None, None), None)
