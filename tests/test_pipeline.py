@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim import EPOCH, Line, World, packet, sip_text
 
+from sim import EPOCH, Line, World, packet, sip_text
 from sipsidecar import pipeline
 from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
 from sipsidecar.wire import hep
@@ -80,18 +80,19 @@ def test_a_packet_with_nothing_to_keep_is_counted_by_its_reason(
     world.send(datagram)
     refused = world.pipeline.snapshot(0.0).refused
     if reason == "length":
-        assert 1 == sum(refused.values()) + len(world.stored)
+        assert sum(refused.values()) + len(world.stored) == 1
     else:
         assert {reason: 1} == refused
-        assert 1 == world.pipeline.odd(reason)
+        assert world.pipeline.odd(reason) == 1
 
 
 def test_reports_are_kept_under_their_correlation_id() -> None:
     world = World()
     world.send(_hep(b'{"type":200}', protocol_type=5, correlation_id=b"c@example.com\0\xff"))
     world.send(_hep(b"\x80\xc9\x00\x01\x11\x22\x33\x44", protocol_type=5))
-    assert [("c@example.com\\x00\\xff", 5), (None, 5)] == [
-        (m.call_id, m.kind) for m in world.stored
+    assert [(m.call_id, m.kind) for m in world.stored] == [
+        ("c@example.com\\x00\\xff", 5),
+        (None, 5),
     ]
 
 
@@ -100,7 +101,7 @@ def test_tls_is_told_by_the_faked_protocol_number_and_the_top_via() -> None:
     for transport in (b"TLS", b"WSS", b"WS"):
         payload = sip_text(INVITE, "tls@example.com").replace(b"/UDP", b"/" + transport)
         world.send(_hep(payload, ip_protocol=22))
-    assert ["tls", "wss", "ws"] == [m.transport for m in world.stored]
+    assert [m.transport for m in world.stored] == ["tls", "wss", "ws"]
 
 
 def test_a_message_in_three_fragments_is_one_message_and_three_packets() -> None:
@@ -110,7 +111,7 @@ def test_a_message_in_three_fragments_is_one_message_and_three_packets() -> None
         world.send(_hep(part, ip_protocol=6))
     (kept,) = world.stored
     assert (payload, 3, "tcp") == (kept.payload, kept.packets, kept.transport)
-    assert 3 == _accounted(world)
+    assert _accounted(world) == 3
 
 
 def test_two_messages_in_one_packet_are_two_messages_and_one_packet() -> None:
@@ -118,18 +119,18 @@ def test_two_messages_in_one_packet_are_two_messages_and_one_packet() -> None:
     one, two = sip_text(INVITE, "one@example.com"), sip_text(INVITE, "two@example.com")
     world.send(_hep(one + two, ip_protocol=6))
     assert [(one, 1), (two, 0)] == [(m.payload, m.packets) for m in world.stored]
-    assert 1 == _accounted(world)
+    assert _accounted(world) == 1
 
 
 def test_half_a_message_waits_and_is_given_out_truncated_when_the_rest_never_comes() -> None:
     world = World()
     payload = sip_text(INVITE, "half@example.com")
     world.send(_hep(payload[:-20], ip_protocol=6))
-    assert (1, []) == (world.pipeline.snapshot(0.0).held, world.stored)
+    assert (world.pipeline.snapshot(0.0).held, world.stored) == (1, [])
     world.run_until(pipeline.STREAM_PATIENCE + 1)
-    assert ["half@example.com"] == [m.call_id for m in world.stored]
+    assert [m.call_id for m in world.stored] == ["half@example.com"]
     said = world.pipeline.snapshot(world.now)
-    assert (0, 1) == (said.held, said.oddities["truncated-sip"])
+    assert (said.held, said.oddities["truncated-sip"]) == (0, 1)
 
 
 def test_keep_alives_on_a_stream_are_refused_by_name() -> None:
@@ -138,8 +139,8 @@ def test_keep_alives_on_a_stream_are_refused_by_name() -> None:
     world.send(_hep(payload[:50], ip_protocol=6))
     world.send(_hep(payload[50:] + b"\r\n\r\n", ip_protocol=6))
     world.send(_hep(b"\r\n\r\n", ip_protocol=6))
-    assert {"keep-alive": 1} == world.pipeline.snapshot(0.0).refused
-    assert 3 == _accounted(world)
+    assert world.pipeline.snapshot(0.0).refused == {"keep-alive": 1}
+    assert _accounted(world) == 3
 
 
 def test_streams_are_capped_and_the_quietest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +161,8 @@ def test_streams_are_capped_and_the_quietest_gives_way(monkeypatch: pytest.Monke
             )
         )
     said = world.pipeline.snapshot(0.0)
-    assert (2, 2, 2) == (said.held, said.limits["streams"], len(world.stored))
-    assert 4 == _accounted(world)
+    assert (said.held, said.limits["streams"], len(world.stored)) == (2, 2, 2)
+    assert _accounted(world) == 4
 
 
 def test_a_packet_without_time_is_timed_by_the_receiver() -> None:
@@ -185,8 +186,8 @@ def test_a_packet_without_time_is_timed_by_the_receiver() -> None:
         world.send(data, world.now + 0.5)
     world.run_out()
     record = world.call()
-    assert ("receiver", None, 500.0) == (record.time_source, record.clock_agent_id, record.pdd_ms)
-    assert 3 == world.pipeline.odd("hep-1")
+    assert (record.time_source, record.clock_agent_id, record.pdd_ms) == ("receiver", None, 500.0)
+    assert world.pipeline.odd("hep-1") == 3
 
 
 def test_agents_beyond_the_cap_are_timed_by_the_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +195,7 @@ def test_agents_beyond_the_cap_are_timed_by_the_receiver(monkeypatch: pytest.Mon
     world = World()
     world.send(packet(INVITE, "many@example.com"))
     world.run_out()
-    assert "receiver" == world.call().time_source
+    assert world.call().time_source == "receiver"
 
 
 def test_compressed_payloads_are_read() -> None:
@@ -224,11 +225,11 @@ def test_records_are_counted_once_by_class_code_and_origin() -> None:
         world.send(packet(Line.of(text), "count@example.com" if "INV" in text else text[:3]))
     world.run_out()
     kinds = [CallRecord, AttemptRecord, RegistrationRecord, PingRecord]
-    assert [1, 1, 1, 1] == [sum(isinstance(r, k) for r in world.outputs) for k in kinds]
+    assert [sum(isinstance(r, k) for r in world.outputs) for k in kinds] == [1, 1, 1, 1]
     said = world.pipeline.snapshot(world.now)
-    assert {("4xx", "486", "callee"): 1} == said.finals
-    assert {("4xx", "486"): 1} == said.attempt_finals
-    assert ({"200": 1}, {"unknown": 1}) == (said.registrations, said.pings)
+    assert said.finals == {("4xx", "486", "callee"): 1}
+    assert said.attempt_finals == {("4xx", "486"): 1}
+    assert (said.registrations, said.pings) == ({"200": 1}, {"unknown": 1})
 
 
 def test_delays_go_into_histograms_in_seconds() -> None:
@@ -242,8 +243,8 @@ def test_delays_go_into_histograms_in_seconds() -> None:
         world.send(packet(Line.of(text), "h@example.com"))
     world.run_out()
     said = world.pipeline.snapshot(world.now)
-    assert (0.9, 1) == (said.pdd.total, sum(said.pdd.counts))
-    assert (4.0, 1) == (said.setup.total, sum(said.setup.counts))
+    assert (said.pdd.total, sum(said.pdd.counts)) == (0.9, 1)
+    assert (said.setup.total, sum(said.setup.counts)) == (4.0, 1)
 
 
 def test_the_snapshot_names_agents_with_skew_age_and_learned_address() -> None:
@@ -254,13 +255,13 @@ def test_the_snapshot_names_agents_with_skew_age_and_learned_address() -> None:
     )  # fmt: skip
     world.send(data, peer="198.51.100.2")
     (agent,) = world.pipeline.snapshot(10.0).agents
-    assert (7, "198.51.100.2", -5.0, 10.0, "198.51.100.2") == (
+    assert (
         agent.agent_id,
         agent.address,
         agent.clock_skew_seconds,
         agent.last_seen_seconds,
         agent.local_address,
-    )
+    ) == (7, "198.51.100.2", -5.0, 10.0, "198.51.100.2")
 
 
 CORPUS = sorted((Path(__file__).parent / "corpus/kamailio").glob("*.pcap"))
@@ -288,13 +289,13 @@ def test_garbage_truncation_and_flipped_bits_never_raise_and_are_all_accounted_f
     assert count == _accounted(world)
     world.run_out()
     assert count == _accounted(world)
-    assert 0 == world.pipeline.snapshot(world.now).held
+    assert world.pipeline.snapshot(world.now).held == 0
 
 
 def test_next_timer_is_the_earliest_of_all_parts() -> None:
     world = World()
     assert world.pipeline.next_timer() is None
     world.send(_hep(sip_text(INVITE, "s@example.com")[:-9], ip_protocol=6))
-    assert pipeline.STREAM_PATIENCE == world.pipeline.next_timer()
+    assert world.pipeline.next_timer() == pipeline.STREAM_PATIENCE
     world.send(packet(INVITE, "c@example.com"))
-    assert 7.0 == world.pipeline.next_timer()
+    assert world.pipeline.next_timer() == 7.0

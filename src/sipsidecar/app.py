@@ -25,7 +25,7 @@ from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, Regis
 from sipsidecar.calls.record import Timing, outcome
 from sipsidecar.calls.table import Retraction
 from sipsidecar.config import Config, parse_address, redacted
-from sipsidecar.edges.capture import TcpCapture, UdpCapture
+from sipsidecar.edges.capture import CaptureError, TcpCapture, UdpCapture
 from sipsidecar.edges.embedded import (
     Binaries,
     EmbeddedPostgres,
@@ -50,6 +50,7 @@ TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
 MAINTENANCE_EVERY = 300.0
 DRAIN_SECONDS = 30.0
+FREE_PORT_TRIES = 20
 COMPLAIN_EVERY = 60.0
 HINTS = {
     "plain-sip": "plain SIP instead of HEP came to the HEP port and is refused; in Kamailio set"
@@ -215,10 +216,7 @@ class Sidecar:
 
     async def _open(self) -> None:
         config = self.config
-        host, port = parse_address(config.hep.listen)
-        self.hep_address = self._udp.open(host, port, config.hep.receive_buffer_bytes)
-        if config.hep.tcp:
-            await self._tcp.open(host, self.hep_address[1])
+        self.hep_address = await self._listen(*parse_address(config.hep.listen))
         self.http_address = await self._http.open(*parse_address(config.http.listen))
         if config.database.dsn:
             self.dsn = config.database.dsn
@@ -246,6 +244,21 @@ class Sidecar:
             asyncio.create_task(self._tick(), name="tick"),
             asyncio.create_task(self._maintain(), name="maintain"),
         ]
+
+    async def _listen(self, host: str, port: int) -> tuple[str, int]:
+        """UDP and TCP on one port: a free one for UDP may be taken for TCP, then the next will do."""
+        tries = 1 if port else FREE_PORT_TRIES
+        while True:
+            address = self._udp.open(host, port, self.config.hep.receive_buffer_bytes)
+            if not self.config.hep.tcp:
+                return address
+            tries -= 1
+            try:
+                return await self._tcp.open(host, address[1])
+            except CaptureError:
+                self._udp.drain()
+                if not tries:
+                    raise
 
     async def run_until(self, stopped: asyncio.Event) -> None:
         """Work until somebody says stop, or a part of the sidecar breaks."""

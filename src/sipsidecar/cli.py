@@ -72,6 +72,8 @@ FILTERS = (
 )  # fmt: skip
 REPLAY_NODE = 0
 """Writes as no sidecar does (their numbers begin with 1), so that one may be running."""
+REPLAY_ROWS = 5000
+"""Rows in memory at which `replay --store` writes a batch."""
 
 
 class CliError(Exception):
@@ -109,7 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             # `sipsidecar calls | head` is no error; do not let the interpreter complain at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        _clear_progress()
         print(f"sipsidecar: {printable(text)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -384,7 +389,7 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
         store = postgres.Postgres(postgres.PostgresSettings(dsn=dsn, node_id=REPLAY_NODE))
         await store.open(floor=time.time_ns() // 1000)
         sequence = store.first_sequence
-        waiting = Waiting(max_rows=5000, max_age=0.0, max_bytes=1 << 40)
+        waiting = Waiting(max_rows=REPLAY_ROWS, max_age=0.0, max_bytes=1 << 40)
         maker = app.RowMaker(waiting, REPLAY_NODE, messages=config.database.store_messages)
         known = 0
 
@@ -403,10 +408,10 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
                 keep=lambda stored: maker.keep(stored, 0.0),
                 progress=_progress(),
             )
-            for output in run:
-                maker.add([output], 0.0)
-                if len(waiting) > 5000:
-                    await write(5000)
+            for outputs in run.turns():
+                maker.add(outputs, 0.0)
+                if len(waiting) > REPLAY_ROWS:
+                    await write(REPLAY_ROWS)
             await write(0)
         finally:
             await store.close()

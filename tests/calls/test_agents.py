@@ -12,18 +12,21 @@ def test_capture_id_and_sender_make_an_agent() -> None:
     assert one is known.see(1, "192.0.2.1", 1.0, 1)
     assert one is not known.see(1, "192.0.2.2", 1.0, 1)
     assert one is not known.see(2, "192.0.2.1", 1.0, 1)
-    assert 3 == len(list(known))
+    assert len(list(known)) == 3
     assert one is not None
-    assert (2, 1.0) == (one.packets, one.last_now)
+    assert (one.packets, one.last_now) == (2, 1.0)
 
 
 def test_senders_beyond_the_cap_are_counted_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "MAX_AGENTS", 2)
     known = Agents()
-    assert [True, True, False, False] == [
-        known.see(i, "192.0.2.1", 0.0, 0) is not None for i in range(4)
+    assert [known.see(i, "192.0.2.1", 0.0, 0) is not None for i in range(4)] == [
+        True,
+        True,
+        False,
+        False,
     ]
-    assert 2 == known.overflow
+    assert known.overflow == 2
 
 
 def test_skew_is_the_least_delay_of_a_window_with_its_sign_turned() -> None:
@@ -32,11 +35,11 @@ def test_skew_is_the_least_delay_of_a_window_with_its_sign_turned() -> None:
     assert agent.skew_seconds is None
     for now, delay in ((0.0, 5_000_000), (1.0, 3_000_000), (2.0, 4_000_000)):
         agent.stamp(1_000_000_000, 1_000_000_000 + delay, now)
-    assert -3.0 == agent.skew_seconds
+    assert agent.skew_seconds == -3.0
     agent.stamp(1_000_000_000, 1_000_000_000 - 2_000_000, 61.0)
-    assert -3.0 == agent.skew_seconds
+    assert agent.skew_seconds == -3.0
     agent.stamp(1_000_000_000, 1_000_000_000, 122.0)
-    assert 2.0 == agent.skew_seconds
+    assert agent.skew_seconds == 2.0
 
 
 def test_a_proxy_that_sends_hep_from_its_own_address_is_known_at_once() -> None:
@@ -44,7 +47,7 @@ def test_a_proxy_that_sends_hep_from_its_own_address_is_known_at_once() -> None:
     agent = known.see(1, "192.0.2.2", 0.0, 0)
     assert agent is not None
     agent.learn(A, B)
-    assert B == agent.local
+    assert agent.local == B
     assert frozenset({B}) == known.clocks([agent.clock]).local
 
 
@@ -54,7 +57,7 @@ def test_the_address_on_every_message_is_the_nodes_own() -> None:
     agent.learn(A, B)
     assert agent.local is None
     agent.learn(B, C)
-    assert B == agent.local
+    assert agent.local == B
 
 
 def test_two_peers_alone_do_not_tell_which_one_is_the_node() -> None:
@@ -86,7 +89,7 @@ def test_one_stray_among_many_does_not_unlearn() -> None:
     agent.learn(A, B)
     agent.learn(B, C)
     agent.learn(C, D)
-    assert B == agent.local
+    assert agent.local == B
 
 
 def test_configured_addresses_are_believed_instead_of_learned_ones() -> None:

@@ -3,8 +3,8 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from sim import ADDRESSES, Line, sip_text
 
+from sim import ADDRESSES, Line, sip_text
 from sipsidecar.calls import call as facts
 from sipsidecar.calls.call import Call, earlier
 from sipsidecar.wire import sip
@@ -49,7 +49,7 @@ def test_the_earliest_copy_of_an_invite_describes_it() -> None:
     (leg,) = call.legs.values()
     assert leg.first is not None
     assert _endpoint("C") == leg.first.destination
-    assert (1, 100_000) == leg.invite
+    assert leg.invite == (1, 100_000)
 
 
 def test_a_transaction_known_by_its_replies_alone_knows_its_ends() -> None:
@@ -65,7 +65,7 @@ def test_every_cap_refuses_what_is_over_it_and_counts_it() -> None:
         _see(call, f"0.0 A>B INVITE 1/INVITE b{i} a -")
         _see(call, f"0.1 B>A 180 1/INVITE b{i} a x")
         _see(call, f"0.2 A>B CANCEL 1/CANCEL b{i} a -")
-    assert facts.MAX_LEGS == len(call.legs)
+    assert len(call.legs) == facts.MAX_LEGS
     assert call.refused >= 9
 
 
@@ -76,9 +76,9 @@ def test_replies_acks_byes_and_reinvites_are_capped() -> None:
         _see(call, f"0.0 A>B ACK {i + 1}/ACK b1 a x")
         _see(call, f"0.0 A>B BYE {i + 1}/BYE b1 a x")
         _see(call, f"0.0 A>B INVITE {i + 1}/INVITE b1 a x")
-    assert facts.MAX_REPLIES == len(call.legs["z9hG4bKb1", 1].replies)
+    assert len(call.legs["z9hG4bKb1", 1].replies) == facts.MAX_REPLIES
     assert facts.MAX_DIALOG_FACTS == len(call.acks) == len(call.byes) == len(call.reinvites)
-    assert facts.MAX_COPIES == len(call.copies)
+    assert len(call.copies) == facts.MAX_COPIES
     over = facts.MAX_DIALOG_FACTS + 2
     assert call.refused == (over - facts.MAX_REPLIES) + 3 * 2 + (4 * over - facts.MAX_COPIES)
 
@@ -87,15 +87,15 @@ def test_copies_closer_than_a_retransmission_are_one_message() -> None:
     call = _call()
     for at in ("0.0", "0.0", "0.2", "0.5", "0.6", "1.5"):
         _see(call, f"{at} A>B INVITE 1/INVITE b1 a -")
-    assert 2 == call.retransmissions({"z9hG4bKb1"})
-    assert 0 == call.retransmissions({"z9hG4bKother"})
+    assert call.retransmissions({"z9hG4bKb1"}) == 2
+    assert call.retransmissions({"z9hG4bKother"}) == 0
 
 
 def test_times_of_one_message_are_capped() -> None:
     call = _call()
     for i in range(3 * facts.MAX_COPY_TIMES):
         _see(call, f"{i}.0 A>B INVITE 1/INVITE b1 a -")
-    assert facts.MAX_COPY_TIMES - 1 == call.retransmissions({"z9hG4bKb1"})
+    assert call.retransmissions({"z9hG4bKb1"}) == facts.MAX_COPY_TIMES - 1
 
 
 def test_the_longest_session_interval_is_believed() -> None:
@@ -103,7 +103,7 @@ def test_the_longest_session_interval_is_believed() -> None:
     _see(call, "0.0 A>B INVITE 1/INVITE b1 a - se=90")
     _see(call, "1.0 B>A 200 1/INVITE b1 a x se=1800")
     _see(call, "2.0 A>B UPDATE 2/UPDATE b2 a x se=600")
-    assert 1800 == call.session_expires
+    assert call.session_expires == 1800
 
 
 def test_an_attempts_refusal_does_not_look_like_the_calls() -> None:
@@ -112,9 +112,9 @@ def test_an_attempts_refusal_does_not_look_like_the_calls() -> None:
     line = Line.of("0.2 B>P 503 1/INVITE p1 a x")
     payload = sip_text(line, call.call_id, parent="b1")
     call.see(sip.parse(payload), _endpoint("B"), _endpoint("P"), "udp", 1, 1, 200_000)
-    assert facts.INVITED == call.live
+    assert call.live == facts.INVITED
     _see(call, "0.3 P>A 500 1/INVITE b1 a k")
-    assert facts.INVITED | facts.REFUSED == call.live
+    assert call.live == facts.INVITED | facts.REFUSED
 
 
 def test_an_admission_header_is_remembered_as_a_mark() -> None:

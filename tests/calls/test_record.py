@@ -1,14 +1,17 @@
 import json
 import random
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim import World, comparable, packet, play, shuffled
 
+from sim import Line, World, comparable, packet, play, shuffled
 from sipsidecar.calls.events import CallRecord
 from sipsidecar.calls.record import IMPLAUSIBLE_US, Timing
+from sipsidecar.wire import hep
 
 SCENARIOS = json.loads(
     (Path(__file__).parents[1] / "corpus/vectors/dialog_scenarios.json").read_text()
@@ -278,6 +281,21 @@ FLOWS: list[tuple[str, list[str], dict[str, object]]] = [
         {"final_code": 200, "invites": 1, "released_by": "caller"},
     ),
     (
+        "200 and ACK were lost, the BYE was seen: answered, and nothing is said of the ACK",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.5 B>A 180 1/INVITE b1 a x",
+            "9.0 B>A BYE 1/BYE c1 x a",
+        ],
+        {
+            "final_code": 200,
+            "inferred": True,
+            "flags": ("answer_inferred",),
+            "released_by": "callee",
+            "talk_ms": None,
+        },
+    ),
+    (
         "a transfer is noted",
         [*ANSWERED, "8.0 A>B REFER 2/REFER b7 a x", *CALLER_BYE],
         {"flags": ("refer",)},
@@ -290,7 +308,7 @@ def _flow(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s["name"][:40])
-def test_every_shared_flow_gives_its_record(scenario: dict) -> None:
+def test_every_shared_flow_gives_its_record(scenario: dict[str, Any]) -> None:
     for parents in ({}, PARENTS):
         record = play(scenario["messages"], parents=parents).call()
         for name, expected in {**scenario["full"], **scenario["expect"]}.items():
@@ -303,7 +321,7 @@ def test_every_shared_flow_gives_its_record(scenario: dict) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s["name"][:40])
-def test_no_arrival_order_and_no_duplicate_changes_a_shared_flow(scenario: dict) -> None:
+def test_no_arrival_order_and_no_duplicate_changes_a_shared_flow(scenario: dict[str, Any]) -> None:
     _assert_order_is_nothing(scenario["messages"], seed=scenario["name"])
 
 
@@ -336,16 +354,16 @@ def _assert_order_is_nothing(messages: list[str], seed: str, orders: int = 200) 
 
 def test_attempts_of_a_failover_are_in_the_order_they_were_tried() -> None:
     first, second = play(_flow("503 at the first"), parents=PARENTS).attempts()
-    assert (1, 503, "198.51.100.2") == (first.failover_order, first.final_code, first.peer_ip)
-    assert (2, 200, "198.51.100.3") == (second.failover_order, second.final_code, second.peer_ip)
-    assert 500.0 == second.pdd_ms
+    assert (first.failover_order, first.final_code, first.peer_ip) == (1, 503, "198.51.100.2")
+    assert (second.failover_order, second.final_code, second.peer_ip) == (2, 200, "198.51.100.3")
+    assert second.pdd_ms == 500.0
     assert first.trunk is None
 
 
 def test_the_chain_of_addresses_tells_attempts_when_a_proxy_hides_its_vias() -> None:
     world = play(_flow("503 at the first"), parents={})
-    assert [503, 200] == [a.final_code for a in world.attempts()]
-    assert 810.0 == world.call().pdd_ms
+    assert [a.final_code for a in world.attempts()] == [503, 200]
+    assert world.call().pdd_ms == 810.0
 
 
 def test_a_dead_trunk_is_an_attempt_without_response() -> None:
@@ -358,8 +376,8 @@ def test_a_dead_trunk_is_an_attempt_without_response() -> None:
         parents=PARENTS,
     )
     (attempt,) = world.attempts()
-    assert (408, True, ("no_response",)) == (attempt.final_code, attempt.inferred, attempt.flags)
-    assert ("proxy", 408) == (world.call().final_origin, world.call().final_code)
+    assert (attempt.final_code, attempt.inferred, attempt.flags) == (408, True, ("no_response",))
+    assert (world.call().final_origin, world.call().final_code) == ("proxy", 408)
 
 
 def test_the_branches_of_a_fork_are_attempts_and_the_losers_are_cancelled() -> None:
@@ -382,8 +400,8 @@ def test_the_branches_of_a_fork_are_attempts_and_the_losers_are_cancelled() -> N
         ],
         parents=PARENTS,
     )
-    assert [(200, ()), (487, ("cancelled",))] == [(a.final_code, a.flags) for a in world.attempts()]
-    assert ("forked",) == world.call().flags
+    assert [(a.final_code, a.flags) for a in world.attempts()] == [(200, ()), (487, ("cancelled",))]
+    assert world.call().flags == ("forked",)
 
 
 def test_an_invite_that_the_capture_node_sent_is_an_attempt_too() -> None:
@@ -396,21 +414,19 @@ def test_an_invite_that_the_capture_node_sent_is_an_attempt_too() -> None:
     ):
         world.send(packet(_line(text), "egress@example.com", parent="b1"))
     world.run_out()
-    assert [503, 486] == [a.final_code for a in world.attempts()]
-    assert (486, 1) == (world.call().final_code, world.call().invites)
+    assert [a.final_code for a in world.attempts()] == [503, 486]
+    assert (world.call().final_code, world.call().invites) == (486, 1)
 
 
-def _line(text: str):  # noqa: ANN202
-    from sim import Line
-
+def _line(text: str) -> Line:
     return Line.of(text)
 
 
 def test_what_the_node_itself_refuses_is_the_proxys_and_marked_ones_are_our_own() -> None:
     flow = ["0.0 A>P INVITE 1/INVITE b1 a -", "0.001 P>A 486 1/INVITE b1 a k"]
     marked = [flow[0], f"{flow[1]} reason=SIP;cause=486;text=cac:global"]
-    assert "proxy" == play(flow).call().final_origin
-    assert "admission" == play(marked).call().final_origin
+    assert play(flow).call().final_origin == "proxy"
+    assert play(marked).call().final_origin == "admission"
 
 
 def test_a_stranger_cannot_mark_a_refusal_as_our_own() -> None:
@@ -418,7 +434,7 @@ def test_a_stranger_cannot_mark_a_refusal_as_our_own() -> None:
         "0.0 A>B INVITE 1/INVITE b1 a -",
         "0.5 B>A 486 1/INVITE b1 a x reason=SIP;cause=486;text=cac:global",
     ]
-    assert "callee" == play(flow).call().final_origin
+    assert play(flow).call().final_origin == "callee"
 
 
 def test_two_taps_with_different_clocks_give_one_call_and_never_mix_in_a_duration() -> None:
@@ -426,9 +442,9 @@ def test_two_taps_with_different_clocks_give_one_call_and_never_mix_in_a_duratio
     skew_us = 3_600_000_000
     world = play(messages, agents=[(2001, 0), (2002, skew_us)])
     record = world.call()
-    assert (900.0, 5000.0, 60000.0) == (record.pdd_ms, record.setup_ms, record.talk_ms)
-    assert (2001, 2002) == record.agent_ids
-    assert 0 == record.retransmissions
+    assert (record.pdd_ms, record.setup_ms, record.talk_ms) == (900.0, 5000.0, 60000.0)
+    assert record.agent_ids == (2001, 2002)
+    assert record.retransmissions == 0
 
 
 def test_a_duration_needs_one_clock_that_saw_both_ends() -> None:
@@ -439,23 +455,23 @@ def test_a_duration_needs_one_clock_that_saw_both_ends() -> None:
         world.send(data, peer="203.0.113.2")
     world.run_out()
     record = world.call()
-    assert (None, None) == (record.pdd_ms, record.setup_ms)
-    assert (200, 60000.0) == (record.final_code, record.talk_ms)
+    assert (record.pdd_ms, record.setup_ms) == (None, None)
+    assert (record.final_code, record.talk_ms) == (200, 60000.0)
 
 
 def test_a_clock_a_year_off_dates_nothing_but_still_measures() -> None:
     year = 365 * 86_400_000_000
     assert year > IMPLAUSIBLE_US
     record = play([*ANSWERED, *CALLER_BYE], agents=[(2001, -year)]).call()
-    assert (900.0, 60000.0) == (record.pdd_ms, record.talk_ms)
+    assert (record.pdd_ms, record.talk_ms) == (900.0, 60000.0)
     assert record.started_at == record.received_at
-    assert 65_000_000 == record.ended_at - record.started_at  # type: ignore[operator]
-    assert ("receiver", ()) == (record.dated_by, record.flags)
+    assert record.ended_at - record.started_at == 65_000_000  # type: ignore[operator]
+    assert (record.dated_by, record.flags) == ("receiver", ())
 
 
 def test_an_answer_stamped_just_before_its_question_took_no_time() -> None:
     record = play(["0.01 A>B INVITE 1/INVITE b1 a -", "0.009 B>A 180 1/INVITE b1 a x"]).call()
-    assert 0.0 == record.pdd_ms
+    assert record.pdd_ms == 0.0
 
 
 def test_an_answer_stamped_long_before_its_question_has_no_delay() -> None:
@@ -470,15 +486,15 @@ def test_an_answered_call_without_bye_ends_unknown_when_its_session_expired() ->
     for text in flow:
         world.send(packet(_line(text), "expired@example.com"))
     world.run_until(121.9)
-    assert [] == world.calls()
+    assert world.calls() == []
     world.run_until(122.1)
     record = world.call()
-    assert (200, False, None, None) == (
+    assert (
         record.final_code,
         record.ended,
         record.ended_at,
         record.talk_ms,
-    )
+    ) == (200, False, None, None)
 
 
 def test_two_callers_under_one_call_id_are_two_calls() -> None:
@@ -487,24 +503,24 @@ def test_two_callers_under_one_call_id_are_two_calls() -> None:
 
 
 def test_stray_acks_and_byes_that_nobody_knows_are_no_calls() -> None:
-    assert [] == play(["0.0 A>B ACK 1/ACK b1 a x"]).calls()
-    assert [] == play(["0.0 A>B BYE 1/BYE b1 a x", "0.1 B>A 481 1/BYE b1 a x"]).calls()
+    assert play(["0.0 A>B ACK 1/ACK b1 a x"]).calls() == []
+    assert play(["0.0 A>B BYE 1/BYE b1 a x", "0.1 B>A 481 1/BYE b1 a x"]).calls() == []
 
 
 def test_who_hung_up_is_unknown_when_only_a_later_bye_was_seen() -> None:
     record = play(["0.0 A>B BYE 7/BYE b1 a x"]).call()
-    assert (None, False, ("partial_no_invite",)) == (
+    assert (
         record.released_by,
         record.seizure,
         record.flags,
-    )
+    ) == (None, False, ("partial_no_invite",))
 
 
 def test_a_retransmission_is_counted_and_a_second_tap_or_copy_is_not() -> None:
     flow = next(s["messages"] for s in SCENARIOS if s["name"].startswith("07"))
     once = play(flow).call()
     taps = play([*flow, *flow], agents=[(2001, 0), (2002, 40)]).call()
-    assert (4, 4) == (once.retransmissions, taps.retransmissions)
+    assert (once.retransmissions, taps.retransmissions) == (4, 4)
 
 
 def test_retransmissions_on_the_trunk_side_belong_to_the_attempt() -> None:
@@ -518,7 +534,7 @@ def test_retransmissions_on_the_trunk_side_belong_to_the_attempt() -> None:
         ],
         parents=PARENTS,
     )
-    assert (0, 1) == (world.call().retransmissions, world.attempts()[0].retransmissions)
+    assert (world.call().retransmissions, world.attempts()[0].retransmissions) == (0, 1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -533,7 +549,7 @@ def test_whatever_is_lost_or_repeated_every_order_of_it_gives_one_record(
 
     def said(order: list[int]) -> list[dict[str, object]]:
         world = play(flow, order=order, parents=PARENTS)
-        return [comparable(r) for r in (*world.calls(), *world.attempts())]
+        return [*map(comparable, world.calls()), *map(comparable, world.attempts())]
 
     assert said(kept) == said(again)
 
@@ -553,3 +569,87 @@ def test_no_duration_is_ever_negative_and_no_inferred_code_is_unmarked(
         assert (record.final_code is None) == (record.final_class is None)
         if record.end_source == "timer":
             assert record.inferred
+
+
+@pytest.mark.parametrize(
+    ("trunk_side", "code", "inferred", "flags"),
+    [
+        (["0.2 B>P 183 1/INVITE p1 a x"], 408, True, ("stuck_early",)),
+        (["0.2 P>B CANCEL 1/CANCEL p1 a -"], 487, True, ("cancelled",)),
+        (["0.2 P>B ACK 1/ACK p1 a x"], None, False, ("final_lost",)),
+        (["0.2 B>P 407 1/INVITE p1 a x"], 407, False, ("auth_not_completed",)),
+        (
+            ["0.2 P>B CANCEL 1/CANCEL p1 a -", "0.3 B>P 200 1/INVITE p1 a x"],
+            200,
+            False,
+            ("cancel_race",),
+        ),
+        (
+            ["0.2 B>P 180 1/INVITE p1 a x", "0.3 B>P 180 1/INVITE p1 a y"],
+            408,
+            True,
+            ("forked", "stuck_early"),
+        ),
+    ],
+)
+def test_an_attempt_says_what_is_known_of_its_end(
+    trunk_side: list[str], code: int | None, inferred: bool, flags: tuple[str, ...]
+) -> None:
+    flow = ["0.0 A>P INVITE 1/INVITE b1 a -", "0.01 P>B INVITE 1/INVITE p1 a -", *trunk_side]
+    (attempt,) = play([*flow, "9.0 P>A 500 1/INVITE b1 a k"], parents=PARENTS).attempts()
+    assert (code, inferred, flags) == (attempt.final_code, attempt.inferred, attempt.flags)
+
+
+def test_an_attempt_whose_invite_was_lost_is_told_from_its_reply() -> None:
+    flow = ["0.0 A>P INVITE 1/INVITE b1 a -", "0.2 B>P 486 1/INVITE p1 a x"]
+    (attempt,) = play([*flow, "0.3 P>A 486 1/INVITE b1 a x"], parents=PARENTS).attempts()
+    assert (
+        attempt.peer_ip,
+        attempt.final_code,
+        attempt.fail_ms,
+        attempt.flags,
+    ) == ("198.51.100.2", 486, None, ("invite_lost",))
+
+
+def test_who_refused_is_unknown_where_everybody_has_one_address() -> None:
+    flow = ["0.0 P>P INVITE 1/INVITE b1 a -", "0.1 P>P 486 1/INVITE b1 a x"]
+    assert play(flow).call().final_origin is None
+
+
+def test_an_answer_that_only_numbers_its_codec_is_named_by_the_offer() -> None:
+    world = World()
+    offer = packet(_line("0.0 A>B INVITE 1/INVITE b1 a - sdp=111"), "sdp@example.com")
+    named = b"RTP/AVP 111\r\na=rtpmap:111 opus/48000/2\r\n"
+    plain = b"RTP/AVP 111\r\n"
+    offer = _rewritten(offer, plain, named)
+    world.send(offer)
+    world.send(packet(_line("1.0 B>A 200 1/INVITE b1 a x sdp=111"), "sdp@example.com"))
+    world.send(packet(_line("2.0 B>A BYE 1/BYE c1 x a"), "sdp@example.com"))
+    world.run_out()
+    assert (world.call().codec_offered, world.call().codec_negotiated) == ("opus", "opus")
+
+
+def test_a_body_that_is_no_sdp_offers_nothing() -> None:
+    world = World()
+    data = packet(_line("0.0 A>B INVITE 1/INVITE b1 a - sdp=0"), "sdp@example.com")
+    world.send(_rewritten(data, b"v=0\r\no=- 1 1 IN", b"zzzzzzzzzzzzzzzz", b"m=audio", b"zzzzzzz"))
+    world.run_out()
+    assert world.call().codec_offered is None
+
+
+def _rewritten(data: bytes, *pairs: bytes) -> bytes:
+    sent = hep.decode(data)
+    head, _, body = sent.payload.partition(b"\r\n\r\n")
+    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+        assert old in body
+        body = body.replace(old, new)
+    head = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), head)
+    return hep.encode(
+        source=sent.source,
+        destination=sent.destination,
+        source_port=5060,
+        destination_port=5060,
+        captured_at=sent.captured_at,
+        agent_id=2001,
+        payload=head + b"\r\n\r\n" + body,
+    )

@@ -1,6 +1,6 @@
 import pytest
-from sim import ADDRESSES, EPOCH, Line, World, packet
 
+from sim import ADDRESSES, EPOCH, Line, World, packet
 from sipsidecar.calls import transactions
 from sipsidecar.wire import hep, sip
 
@@ -35,7 +35,7 @@ def _play(*texts: str, change: tuple[bytes, bytes] | None = None) -> World:
 
 def test_each_register_transaction_is_a_record_with_its_round_trip() -> None:
     first, second = _play(REGISTER, CHALLENGE, AGAIN, DONE).registrations()
-    assert (401, 10.0, 1, "bob") == (first.final_code, first.rtt_ms, first.requests, first.aor_user)
+    assert (first.final_code, first.rtt_ms, first.requests, first.aor_user) == (401, 10.0, 1, "bob")
     assert (200, 10.0, ADDRESSES["P"]) == (second.final_code, second.rtt_ms, second.peer_ip)
     assert ADDRESSES["A"] == second.src_ip
 
@@ -43,7 +43,7 @@ def test_each_register_transaction_is_a_record_with_its_round_trip() -> None:
 def test_credentials_and_expiry_of_a_register_are_read() -> None:
     extra = b"Authorization: Digest x\r\nExpires: 0\r\nMax-Forwards: 70"
     (record,) = _play(AGAIN, DONE, change=(b"Max-Forwards: 70", extra)).registrations()
-    assert (True, 0) == (record.authorized, record.expires)
+    assert (record.authorized, record.expires) == (True, 0)
 
 
 @pytest.mark.parametrize(
@@ -63,24 +63,24 @@ def test_the_contacts_own_expiry_wins(contact: bytes, expires: int | None) -> No
 
 def test_a_ping_without_answer_has_no_code_and_counts_its_copies() -> None:
     (ping,) = _play(PING, PING.replace("0.0", "0.5"), PING.replace("0.0", "1.5")).pings()
-    assert (None, None, 3, ("no_response",)) == (
+    assert (
         ping.final_code,
         ping.rtt_ms,
         ping.requests,
         ping.flags,
-    )
+    ) == (None, None, 3, ("no_response",))
     assert ADDRESSES["B"] == ping.peer_ip
 
 
 def test_order_and_copies_do_not_change_a_ping() -> None:
     one, other = _play(PING, PONG).pings(), _play(PONG.replace("0.02", "0.02"), PONG, PING).pings()
-    assert (200, 20.0, 1) == (one[0].final_code, one[0].rtt_ms, one[0].requests)
+    assert (one[0].final_code, one[0].rtt_ms, one[0].requests) == (200, 20.0, 1)
     assert one[0].rtt_ms == other[0].rtt_ms
     assert one[0].final_code == other[0].final_code
 
 
 def test_an_answer_stamped_before_its_request_took_no_time_or_is_unknown() -> None:
-    assert 0.0 == _play(PING.replace("0.0", "0.03", 1), PONG).pings()[0].rtt_ms
+    assert _play(PING.replace("0.0", "0.03", 1), PONG).pings()[0].rtt_ms == 0.0
     assert _play(PING.replace("0.0", "1.0", 1), PONG).pings()[0].rtt_ms is None
 
 
@@ -90,16 +90,16 @@ def test_a_round_trip_is_never_between_two_clocks() -> None:
     world.send(packet(Line.of(PONG), "o@example.com", agent_id=2), peer="203.0.113.2")
     world.run_out()
     (ping,) = world.pings()
-    assert (200, None, (1, 2)) == (ping.final_code, ping.rtt_ms, ping.agent_ids)
+    assert (ping.final_code, ping.rtt_ms, ping.agent_ids) == (200, None, (1, 2))
 
 
 def test_an_answer_without_question_is_an_orphan() -> None:
     world = _play(PONG)
-    assert ([], 1) == (world.pings(), world.pipeline.transactions.orphans)
+    assert (world.pings(), world.pipeline.transactions.orphans) == ([], 1)
 
 
 def test_a_question_inside_a_dialog_is_no_ping() -> None:
-    assert [] == _play("0.0 A>B OPTIONS 7/OPTIONS o1 a x").pings()
+    assert _play("0.0 A>B OPTIONS 7/OPTIONS o1 a x").pings() == []
 
 
 def test_an_implausible_clock_dates_nothing() -> None:
@@ -107,9 +107,9 @@ def test_an_implausible_clock_dates_nothing() -> None:
     world.send(packet(Line.of(PING), "o@example.com", skew_us=-400 * 86_400_000_000))
     world.run_out()
     (ping,) = world.pings()
-    assert EPOCH == ping.started_at
-    assert ("receiver", ("no_response",)) == (ping.dated_by, ping.flags)
-    assert 1 == world.pipeline.odd("clock-implausible")
+    assert ping.started_at == EPOCH
+    assert (ping.dated_by, ping.flags) == ("receiver", ("no_response",))
+    assert world.pipeline.odd("clock-implausible") == 1
 
 
 def test_transactions_over_the_cap_are_refused_and_counted(
@@ -117,7 +117,7 @@ def test_transactions_over_the_cap_are_refused_and_counted(
 ) -> None:
     monkeypatch.setattr(transactions, "MAX_TRANSACTIONS", 2)
     world = _play(*(PING.replace("o1", f"o{i}") for i in range(5)))
-    assert (2, 3) == (len(world.pings()), world.pipeline.transactions.refused)
+    assert (len(world.pings()), world.pipeline.transactions.refused) == (2, 3)
 
 
 def test_replies_of_one_transaction_are_capped() -> None:
@@ -130,7 +130,7 @@ def test_replies_of_one_transaction_are_capped() -> None:
         ends = ((b"\0\0\0\1", 1), (b"\0\0\0\2", 2))
         table.receive(sip.parse(text.encode()), *ends, "udp", 1, code, 0.0, 0)
     (found,) = table._open.values()
-    assert transactions.MAX_REPLIES == len(found.replies)
+    assert len(found.replies) == transactions.MAX_REPLIES
 
 
 def test_a_burst_is_closed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_a_burst_is_closed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         world.send(packet(Line.of(PING.replace("o1", f"o{i}")), "o@example.com"))
     world.now = 100.0
     world.pipeline.handle_timer(100.0)
-    assert 3 == len(world.pipeline.transactions)
+    assert len(world.pipeline.transactions) == 3
 
 
 def test_draining_gives_out_what_waits() -> None:
@@ -148,5 +148,5 @@ def test_draining_gives_out_what_waits() -> None:
     world.send(packet(Line.of(PING), "o@example.com"))
     world.pipeline.drain(0.0)
     world._drain()
-    assert [(None, ("interrupted",))] == [(p.final_code, p.flags) for p in world.pings()]
-    assert 0 == len(world.pipeline.transactions)
+    assert [(p.final_code, p.flags) for p in world.pings()] == [(None, ("interrupted",))]
+    assert len(world.pipeline.transactions) == 0

@@ -220,6 +220,17 @@ async def test_drain_does_not_wait_for_a_database_that_does_not_answer() -> None
     assert len(bench.waiting) == 0
 
 
+async def test_drain_begins_at_once_between_two_tries(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(*[AWAY] * 1000)
+    bench.add("1", "2", "3")
+    task = asyncio.create_task(bench.writer.run())
+    await until(lambda: bool(bench.time.pauses))
+    bench.writer.drain(2.0)
+    await asyncio.wait_for(task, 10)
+    assert bench.waiting.dropped == {("calls", "database-away"): 3}
+    assert bench.time.now < 1005.0
+
+
 async def test_an_outage_is_told_once_and_then_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -397,14 +397,14 @@ class _View:
             flags.add("reinvite")
         if self.call.refers and answered:
             flags.add("refer")
-        if answered and self.seen_invite and not self._acknowledged(answers):
+        if answers and self.seen_invite and not self._acknowledged():
             flags.add("no_ack")
 
     def _reinvited(self) -> bool:
         callees = {r.to_tag for leg in self.roots for r in leg.replies.values()}
         return any(tag == self.tag or tag in callees for tag, _ in self.call.reinvites)
 
-    def _acknowledged(self, answers: Sequence[Reply]) -> bool:
+    def _acknowledged(self) -> bool:
         """Some ACK that is not the one a refusal gets (RFC 3261 17.1.1.3: same branch)."""
         refusals = {
             leg.branch
@@ -412,7 +412,7 @@ class _View:
             if any(r.status >= 300 for r in leg.replies.values())
             and not any(200 <= r.status < 300 for r in leg.replies.values())
         }
-        return any(ack.branch not in refusals for ack in self.acks) if answers else bool(self.acks)
+        return any(ack.branch not in refusals for ack in self.acks)
 
     def _failure(self, current: Sequence[Leg]) -> Reply | None:
         """The final refusal that stands: of each newest transaction the earliest, of these the last."""

@@ -54,20 +54,25 @@ class Replay:
 
     def __iter__(self) -> Iterator[Output]:
         """Feed everything, then let every timer run out as it would in life."""
+        for turn in self.turns():
+            yield from turn
+
+    def turns(self) -> Iterator[list[Output]]:
+        """The same packet by packet, for who must not let what is kept pile up."""
         pipeline = self._pipeline
         total = sum(path.stat().st_size for path in self._paths if path.is_file())
         merged = heapq.merge(*(_in_order(self._read(path)) for path in self._paths), key=_time)
         for count, captured in enumerate(merged):
             self._run_until(_time(captured) / 1_000_000)
-            yield from self._out()
+            yield self._out()
             self._feed(captured)
             if self._progress and not count % 1000:
                 self._progress(self._position, total)
         pipeline.flush(self.now)
-        yield from self._out()
+        yield self._out()
         while (due := pipeline.next_timer()) is not None:
             self._run_until(due)
-            yield from self._out()
+            yield self._out()
 
     _position = 0
 
@@ -176,11 +181,11 @@ class Replay:
             pipeline.handle_timer(self.now)
         self.now = max(self.now, at)
 
-    def _out(self) -> Iterator[Output]:
+    def _out(self) -> list[Output]:
         stored = self._pipeline.stored()
         if stored and self._keep:
             self._keep(stored)
-        yield from self._pipeline.records()
+        return self._pipeline.records()
 
 
 _HEP3_MARKS = (b"HEP3", b"EEP3", b"EEP1")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from sipsidecar.batch import Batch, Store, StoreRejected, StoreUnavailable, Waiting
+from sipsidecar.rows import Replaced
 from sipsidecar.signals.snapshot import WRITE_BOUNDS, Histogram
 
 POLL = 0.02
@@ -72,8 +73,7 @@ class Writer:
         while (left := self._left()) is None or left > 0:
             started = self._clock()
             try:
-                async with asyncio.timeout(left) as self._attempt:
-                    await self._store.write(sequence, tables, batch.replaced)
+                await self._try(sequence, tables, batch.replaced, left)
             except StoreRejected as error:
                 self.failures["rejected"] += 1
                 self._waiting.lost("rejected")
@@ -98,9 +98,21 @@ class Writer:
                 self.seconds.observe(self._clock() - started)
                 self._waiting.done()
                 return
+        self._waiting.lost("database-away")
+
+    async def _try(
+        self,
+        sequence: int,
+        tables: dict[str, list[bytes]],
+        replaced: list[Replaced],
+        left: float | None,
+    ) -> None:
+        """One write, which `drain` can still give a deadline; TimeoutError when that is over."""
+        async with asyncio.timeout(left) as self._attempt:
+            try:
+                await self._store.write(sequence, tables, replaced)
             finally:
                 self._attempt = None
-        self._waiting.lost("database-away")
 
     def _left(self) -> float | None:
         """Seconds until the rest is given up; None while nobody wants to stop."""
