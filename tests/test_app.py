@@ -328,6 +328,13 @@ async def rows(dsn: str, sql: str) -> list[tuple[Any, ...]]:
         await connection.close()
 
 
+async def send_away(dsn: str, database: str) -> None:
+    """Make a database refuse connections, and end those it has."""
+    await rows(dsn, f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+    await rows(dsn, f"{ended}'{database}'")
+
+
 def mixed() -> list[bytes]:
     """Good, bad and strange packets, each of which must be found on one side of the ledger."""
     good = datagrams("kamailio/j_failover")
@@ -435,11 +442,7 @@ async def test_a_database_that_goes_away_makes_the_sidecar_unready_and_loses_not
     sent = datagrams("kamailio/n_hepv2")
     async with started(settings(database)) as one:
         assert (await page(one, "/health/ready"))[0] == 200
-        await rows(postgres_dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        await rows(
-            postgres_dsn,
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
-        )
+        await send_away(postgres_dsn, name)
         await asyncio.to_thread(send_udp, one.hep_address, sent)
         await wait("the outage", lambda: not one.figures().storage.up)
         status, said = await page(one, "/health/ready")
@@ -459,11 +462,7 @@ async def test_a_drain_that_is_given_up_says_what_was_lost(
     name = database.split("///")[1].split("?", maxsplit=1)[0]
     one = app.Sidecar(settings(database))
     await one.start()
-    await rows(postgres_dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    await rows(
-        postgres_dsn,
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
-    )
+    await send_away(postgres_dsn, name)
     await asyncio.to_thread(send_udp, one.hep_address, datagrams("kamailio/n_hepv2"))
     await wait("the outage", lambda: not one.figures().storage.up)
     draining = asyncio.create_task(one.drain())
@@ -522,7 +521,7 @@ def test_a_signal_ends_a_run_and_what_runs_beside_it(
         finally:
             seen.append("ended")
 
-    assert app.uvloop.run(app._serve(settings(database), beside)) == 0
+    assert uvloop.run(app._serve(settings(database), beside)) == 0
     assert seen == [database, "ended"]
     said = capsys.readouterr().out
     assert said.startswith("sipsidecar ")

@@ -117,13 +117,11 @@ class TestStartLine:
             b"INVITE sip:bob@example.net SIP/3.0", b"INVITE sip:bob@example.net SIP/2.00",
             b"INVITE sip:bob@example.net", b"INVITE SIP/2.0", b"INVITE  SIP/2.0", b"INVITE",
             b"INV\xc3\x8fTE sip:a SIP/2.0", b"IN/VITE sip:a SIP/2.0", b"GET / HTTP/1.1",
-            b" INVITE sip:a SIP/2.0", b"A" * 65 + b" sip:a SIP/2.0", b"\0", b"",
+            b" INVITE sip:a SIP/2.0", b"A" * 65 + b" sip:a SIP/2.0", b"\0",
         ],
     )  # fmt: skip
     def test_what_is_no_start_line_is_refused(self, start: bytes) -> None:
-        assert why(message(start=b"x" + start[1:] if start[:1] in {b"", b"\r"} else start)) == (
-            "start-line"
-        )
+        assert why(message(start=start)) == "start-line"
 
     def test_an_empty_datagram_is_refused(self) -> None:
         assert {why(b""), why(b"\r\n\r\n"), why(START), why(b"\0\0\0\0")} == {"start-line"}
@@ -179,12 +177,10 @@ class TestHead:
         assert found.values("subject") == []
 
     def test_a_head_without_end_is_truncated_and_its_last_line_is_not_believed(self) -> None:
-        cut = message(b"Subject: whole", sender=LINES[1] + b"\r\nSubject: a cut li")
-        cut = cut[: cut.index(b"ne\r\n")] if b"ne\r\n" in cut else cut
-        whole = message(b"Subject: whole").removesuffix(b"\r\n")
-        assert sip.parse(whole).truncated
-        assert sip.parse(whole + b"Subject: a cut li").values("subject") == [b"whole"]
-        assert sip.parse(whole + b"Subject: a cut li").body == b""
+        head = message(b"Subject: whole").removesuffix(b"\r\n")
+        cut = sip.parse(head + b"Subject: a cut li")
+        assert (cut.values("subject"), cut.body, cut.truncated) == ([b"whole"], b"", True)
+        assert sip.parse(head).truncated
 
     def test_a_cut_before_the_needed_headers_tells_which_is_missing(self) -> None:
         reasons = {why(message()[:length]) for length in range(len(message()) - 2)}
@@ -193,8 +189,7 @@ class TestHead:
     def test_lines_beyond_the_cap_are_not_seen(self) -> None:
         filling = [b"X-%d: x" % i for i in range(sip.MAX_LINES)]
         assert why(message(*filling)) == "call-id"
-        below = message() + b""
-        found = sip.parse(below.removesuffix(b"\r\n") + b"\r\n".join([*filling, b"", b""]))
+        found = sip.parse(message().removesuffix(b"\r\n") + b"\r\n".join([*filling, b"", b""]))
         assert found.values("x-0") == [b"x"]
         assert found.values(f"x-{sip.MAX_LINES - 1}") == []
 
@@ -255,9 +250,9 @@ class TestHeaderNames:
         assert parse("Сall-ID: 1".encode()).values("call-id") == [b"1@example.com"]
 
     def test_copies_beyond_the_cap_are_dropped(self) -> None:
-        filling = [b"%s: %d" % (name, i) for name in (b"Reason", b"X") for i in range(300)]
+        filling = [b"%s: %d" % (name, i) for name in (b"Reason", b"X-Y") for i in range(300)]
         found = parse(*filling)
-        assert len(found.values("reason")) == len(found.values("x")) == sip.MAX_COPIES
+        assert len(found.values("reason")) == len(found.values("x-y")) == sip.MAX_COPIES
 
 
 class TestText:
@@ -824,7 +819,6 @@ def _torture(*tags: str, **more: Any) -> dict[str, Any]:
 
 CALLER = {"from": (None, "caller", "example.net")}
 LONG = "amazinglylongcallername" * 5
-SIP_50 = "4475 says: "
 TORTURE: dict[str, dict[str, Any] | str] = {
     # 3.1.1 Valid messages
     "wsinv": _torture(

@@ -108,11 +108,12 @@ class Writer:
         left: float | None,
     ) -> None:
         """One write, which `drain` can still give a deadline; TimeoutError when that is over."""
-        async with asyncio.timeout(left) as self._attempt:
-            try:
+        self._attempt = limit = asyncio.timeout(left)
+        try:
+            async with limit:
                 await self._store.write(sequence, tables, replaced)
-            finally:
-                self._attempt = None
+        finally:
+            self._attempt = None
 
     def _left(self) -> float | None:
         """Seconds until the rest is given up; None while nobody wants to stop."""
