@@ -46,7 +46,8 @@ def command(*arguments: str | Path, **settings: str) -> subprocess.CompletedProc
         env=ENVIRONMENT | settings,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=LIMIT * 2,
         check=False,
     )

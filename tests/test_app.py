@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+import uvloop
 
 from running import (
     CORPUS,

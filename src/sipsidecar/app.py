@@ -270,7 +270,8 @@ class Sidecar:
                 task.result()
 
     async def drain(self) -> int:
-        """Stop receiving, write everything that was received; returns how many rows were lost."""
+        """Stop receiving, write everything that was received; returns how many rows it could not."""
+        before = sum(self.waiting.dropped.values())
         try:
             self._udp.drain()
             await self._tcp.drain()
@@ -287,7 +288,7 @@ class Sidecar:
                 await self._tasks[0]
         finally:
             await self._close()
-        return sum(self.waiting.dropped.values())
+        return sum(self.waiting.dropped.values()) - before
 
     def give_up(self) -> None:
         """Let a drain end now: what is not written yet is lost."""
@@ -506,7 +507,7 @@ async def _serve(config: Config, also: Beside | None) -> int:
         ledger = sidecar.figures().ledger()
         log.info(
             "stopped: %d packets received: %d stored, %d quarantined, %d refused, %d dropped;"
-            " %d more lost in the kernel, %d rows lost",
+            " %d more lost in the kernel; %d rows could not be written at the end",
             *(ledger[side] for side in ("received", "stored", "quarantined", "refused", "dropped")),
             ledger["kernel_drops"],
             lost,

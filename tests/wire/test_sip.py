@@ -246,8 +246,8 @@ class TestHeaderNames:
         assert found.values("x-other") == found.values("diversion") == []
 
     def test_a_name_like_a_header_in_other_letters_is_another(self) -> None:
-        assert why(message(call_id="Сall-ID: 1".encode())) == "call-id"
-        assert parse("Сall-ID: 1".encode()).values("call-id") == [b"1@example.com"]
+        assert why(message(call_id="\u0421all-ID: 1".encode())) == "call-id"
+        assert parse("\u0421all-ID: 1".encode()).values("call-id") == [b"1@example.com"]
 
     def test_copies_beyond_the_cap_are_dropped(self) -> None:
         filling = [b"%s: %d" % (name, i) for name in (b"Reason", b"X-Y") for i in range(300)]
@@ -319,7 +319,7 @@ class TestKeys:
     def test_a_bad_cseq_is_refused(self, cseq: bytes) -> None:
         assert why(message(cseq=b"CSeq: " + cseq)) == "cseq"
 
-    @pytest.mark.parametrize("value", ["٣ INVITE", "１ INVITE", "1\u00a0INVITE", "² INVITE"])
+    @pytest.mark.parametrize("value", ["٣ INVITE", "\uff11 INVITE", "1\u00a0INVITE", "² INVITE"])
     def test_digits_and_blanks_of_other_alphabets_are_refused(self, value: str) -> None:
         assert why(message(cseq=b"CSeq: " + value.encode())) == "cseq"
 
@@ -365,7 +365,7 @@ class TestTags:
             (b"a;tag=evil <sip:a@b>;tag=t1", "t1"),
             (b"sip:a@b;tag=t1", "t1"),
             (b"sip:a@b;user=phone ; tag=t1;x", "t1"),
-            (b"sip:a@b;x=\"tag=evil\";tag=t1", "t1"),
+            (b'sip:a@b;x=";tag=evil";tag=t1', "t1"),
             (b"tel:+1555;tag=t1", "t1"),
             (b'"Mr. J. User <sip:a@b>;tag=t1', "t1"),
             (b'"\\"\\"\\" <sip:a@b>;tag=t1', "t1"),
@@ -512,7 +512,7 @@ class TestUri:
             ("sip:bob@h:123456", Uri("sip", "bob", "h", None, ":123456")),
             ("sip:bob@h:٣", Uri("sip", "bob", "h", None, ":٣")),
             ("sip:bob@h:;x", Uri("sip", "bob", "h", None, ":;x")),
-            ("sip:bob@a, sip:c@b", Uri("sip", "bob@a, sip:c", "b", None, "")),
+            ("sip:bob@a, sip:c@b", Uri("sip", "bob@a, sip", "b", None, "")),
             ("sip:bob@a, tel:+1", Uri("sip", "bob", "a", None, ", tel:+1")),
             ("sip:user@example.com; lr", Uri("sip", "user", "example.com", None, "lr")),
             ("sip:%75ser%40x@h", Uri("sip", "%75ser%40x", "h", None, "")),
@@ -529,7 +529,17 @@ class TestUri:
 
     @pytest.mark.parametrize(
         "raw",
-        ["", "bob", "*", "bob@example.net", ":x", "1sip:x", "ſip:a@b", "a" * 33 + ":x", "<sip:a>"],
+        [
+            "",
+            "bob",
+            "*",
+            "bob@example.net",
+            ":x",
+            "1sip:x",
+            "\u017fip:a@b",
+            "a" * 33 + ":x",
+            "<sip:a>",
+        ],
     )
     def test_what_has_no_scheme_is_none(self, raw: str) -> None:
         assert sip.uri(raw) is None
@@ -613,7 +623,7 @@ class TestOtherHeaders:
             (b'a\\", "b, c"', [b'a\\"', b'"b, c"']),
             (b"<a, b", [b"<a, b"]),
             (b"a>, b", [b"a>", b"b"]),
-            (b'"<", <">, x>', [b'"<"', b'<">, x>']),
+            (b'"<", <a, b>, "c', [b'"<"', b"<a, b>", b'"c']),
         ],
     )
     def test_commas_in_quotes_and_angle_brackets_are_text(
@@ -741,6 +751,7 @@ def _answer(case: str, status: int, to_tag: str, **more: Any) -> dict[str, Any]:
     return _malformed(case, status=status, ruri=None, tags=tags, **more)
 
 
+DISPLAYS = {"from": ("José 日本", "bob", "127.10.0.9"), "to": ("M\\xfcller", "nonum", "kam.test")}
 IN_DIALOG = {"tags": ("tl-bye", "zz"), "method": "BYE"}
 MALFORMED_CASES: list[tuple[str, dict[str, Any] | str]] = [
     ("truncated mid header", "cseq"),
@@ -762,20 +773,8 @@ MALFORMED_CASES: list[tuple[str, dict[str, Any] | str]] = [
     ("its 404", _answer("case", 404, "32d5a0c5")),
     ("unknown method", _malformed("unk", method="FOOBAR")),
     ("its 404", _answer("unk", 404, "00d511c7", method="FOOBAR")),
-    (
-        # The sender had encoded it twice; the bytes are right, and kept.
-        "UTF-8 display",
-        _malformed(
-            "utf",
-            **{
-                "from": ("JosÃ© æ\x97¥æ\x9c¬", "bob", "127.10.0.9"),
-                "to": ("Müller", "nonum", "kam.test"),
-            },
-        ),
-    ),
-    ("its 404", _answer("utf", 404, "40ee51fc", **{
-        "from": ("JosÃ© æ\x97¥æ\x9c¬", "bob", "127.10.0.9"), "to": ("Müller", "nonum", "kam.test")
-    })),
+    ("UTF-8 and Latin-1 displays", _malformed("utf", **DISPLAYS)),
+    ("its 404", _answer("utf", 404, "40ee51fc", **DISPLAYS)),
     ("NUL in header", _malformed("nul", **{"from": (None, "b\\x00b", "127.10.0.9")})),
     ("its 404", _answer("nul", 404, "5b4f4a5d", **{"from": (None, "b\\x00b", "127.10.0.9")})),
     ("20 kB of header", _malformed("big")),
@@ -828,7 +827,7 @@ TORTURE: dict[str, dict[str, Any] | str] = {
         **{"from": ('J Rosenberg \\"', "jdrosen", "example.com"),
            "to": (None, "vivekg", "chair-dnrc.example.com")},
         contact=('Quoted string ""', "jdrosen", "",
-                 "newparam =       newvalue ;   secondparam ; q = 0.33"),
+                 "newparam = newvalue ; secondparam ; q = 0.33"),
     ),
     "intmeth": _torture(
         "_token~1'+`*%!-.", "", method="!INTERESTING-METHOD0123456789_*+`.%INDEED'~",
@@ -887,9 +886,9 @@ TORTURE: dict[str, dict[str, Any] | str] = {
     # 3.1.2 Invalid messages: what still keys a transaction is kept, for a call may hang on it
     "badinv01": _torture("134161461246", "", branch="sent-by 192.0.2.15", vias=2, body=152,
                          contact=("Joe", "joe", "", "")),
-    "clerr": _torture("93942939o2", "", branch="z9hG4bK-39234-23523", truncated=True, body=152,
+    "clerr": _torture("93942939o2", "", branch="z9hG4bK-39234-23523", truncated=True, body=154,
                       cseq=8),
-    "ncl": _torture("32394234", "", cseq=0, body=152, **CALLER),
+    "ncl": _torture("32394234", "", cseq=0, body=154, **CALLER),
     "scalar02": "cseq",
     "scalarlg": "cseq",
     "quotbal": _torture("93334", "", branch="z9hG4bKkdjuw39234",
@@ -934,7 +933,7 @@ TORTURE: dict[str, dict[str, Any] | str] = {
                         contact=(None, "caller", "", ""), body=154),
     "mcl01": _torture("3923942", "", method="OPTIONS", branch="z9hG4bK293423", body=67),
     "bcast": _torture("11141343", "2229", status=200, method="INVITE", ruri=None,
-                      branch="z9hG4bK1324923", parent="z9hG4bK1saber23", vias=2, body=152),
+                      branch="z9hG4bK1324923", parent="z9hG4bK1saber23", vias=2, body=154),
     "zeromf": _torture("3ghsd41", "", method="OPTIONS", branch="z9hG4bKkdjuw2349i"),
     "cparam01": _torture("DkfVgjkrtMwaerKKpe", "", method="REGISTER",
                          ruri=(None, "example.com", ""),
@@ -943,9 +942,9 @@ TORTURE: dict[str, dict[str, Any] | str] = {
                          contact=(None, "+19725552222", "unknownparam", "")),
     "regescrt": _torture("8", "", method="REGISTER", ruri=(None, "example.com", ""),
                          contact=(None, "user", "?Route=%3Csip:sip.example.com%3E", "")),
-    "sdp01": _torture("234", "", cseq=8, body=148),
+    "sdp01": _torture("234", "", cseq=8, body=150),
     # 3.4 Backward compatibility
-    "inv2543": _torture("", "", ruri=("UserB", "example.com", ""), cseq=56, body=103,
+    "inv2543": _torture("", "", ruri=("UserB", "example.com", ""), cseq=56, body=105,
                         branch="sent-by iftgw.example.com",
                         **{"from": (None, "+13035551111", "ift.client.example.net"),
                            "to": (None, "+16505552222", "ss1.example.net")}),
@@ -1134,15 +1133,15 @@ def test_a_real_message_cut_anywhere_never_gives_other_keys(payload: bytes) -> N
 
 @pytest.mark.parametrize(
     "unit",
-    [b",", b'"', b'""', b'\\"', b'"\\', b"<", b"<>", b";", b";tag=", b";branch=x", b"\r\n ", b"\r", b"@",
+    [b",", b'"', b'""', b'\\"', b'"\\', b"<", b"<>", b";", b";tag=", b";branch=x", b"\r\n ", b" ", b"\r", b"@",
      b"\nVia:", b"\n:", b" SIP/2.0", b'""<>,', b"\xff", b"\0"],
 )  # fmt: skip
 def test_64_kilobytes_of_one_sign_are_read_to_the_end(unit: bytes) -> None:
     filling = unit * (64_000 // len(unit))
-    for front in (b"", b"<sip:a@b>", b"SIP/2.0/UDP a", b'"', b"SIP;"):
+    for front in (b"", b"<sip:a@b>", b"SIP/2.0/UDP a", b'"', b'"" ', b"SIP;"):
         assert _is_message_or_error(START + front + filling)
         assert _is_message_or_error(message(start=b"INVITE " + filling + b" SIP/2.0"))
         for name in ("via", "sender"):
             line = {"via": b"Via: ", "sender": b"From: "}[name] + front + filling
-            assert _is_message_or_error(message(**{name: line}))  # type: ignore[arg-type]
+            assert _is_message_or_error(message(**{name: line}))
         assert _is_message_or_error(message(b"Reason: " + front + filling))

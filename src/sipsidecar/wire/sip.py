@@ -268,7 +268,7 @@ def _parameter(wanted: re.Pattern[bytes], value: bytes, masked: bytes, start: in
 # Visible ASCII without `"`, `,` and `;` is `[!#-+\--:<-~]`. In front of the branch no capitals
 # either, so that the `;branch=` found here is the one that `_BRANCH` would find.
 _USUAL_ADDRESS: Final = re.compile(
-    rb'(?:"[^"\\]*" *)?[^"<>;]*<[^"<>]*>(?:\Z|;tag=([!#-+\--:<=?-~]{0,%d})(?:;|\Z))' % MAX_TOKEN
+    rb'(?:"[^"\\]*")?[^"<>;]*<[^"<>]*>(?:\Z|;tag=([!#-+\--:<=?-~]{0,%d})(?:;|\Z))' % MAX_TOKEN
 )
 _USUAL_VIA: Final = re.compile(
     rb"SIP/2\.0/(UDP|TCP|TLS|SCTP|WSS?) [!#-+\--:<-~]{1,%d}+(?>[!#-+\--@\[-~]*?;branch=)"
