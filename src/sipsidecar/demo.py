@@ -9,6 +9,7 @@ import heapq
 import ipaddress
 import itertools
 import random
+import secrets
 import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -133,7 +134,7 @@ async def play(
     host: str, port: int, *, seed: int = 1, seconds: float | None = None, run: str | None = None
 ) -> int:
     """Send the plan over UDP as it would happen, stamped now; returns how many messages."""
-    run = f"{time.time_ns() // 1_000_000:x}-" if run is None else run
+    run = f"{secrets.token_hex(5)}-" if run is None else run
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(
         asyncio.DatagramProtocol, remote_addr=(host, port)
