@@ -35,6 +35,8 @@ from sipsidecar.config import Config, Database, Hep, Http
 from sipsidecar.edges.embedded import DirectoryLock
 from sipsidecar.wire import hep
 
+SOON = {"SIPSIDECAR_CALLS__SETTLE_SECONDS": "0.5"}
+"""Records leave sooner than by default."""
 AGENT = "127.10.0.1"
 """Kamailio's address in the captures: an agent sends HEP from its own."""
 OUR_CLOCK = {"received_at", "revision", "node_id", "started_at", "ended_at", "dated_by"}
@@ -78,7 +80,7 @@ def test_a_capture_that_is_sent_live_gives_what_its_replay_gives(
     tmp_path: Path, send: Callable[..., None], stop: int
 ) -> None:
     names = ("b_failures", "e_early183", "f_reinvite", "j_failover", "h_register_options")
-    with sidecar(tmp_path) as running:
+    with sidecar(tmp_path, **SOON) as running:
         family = children(running.process.pid)
         assert len(family) >= 5  # PostgreSQL's
         sent = [packet for name in names for packet in datagrams(f"kamailio/{name}")]
@@ -105,12 +107,14 @@ def test_a_capture_that_is_sent_live_gives_what_its_replay_gives(
 
 
 def test_what_arrived_in_the_last_moment_is_stored_before_the_end(tmp_path: Path) -> None:
-    """Calls that go on, packets that nobody has read yet, half a message in a stream."""
-    sent = datagrams("kamailio/a_answered")
-    ongoing = [packet for packet in sent if b"BYE " not in packet]
-    with sidecar(tmp_path) as running:
+    """Calls that go on, and packets that wait in the kernel when the signal comes."""
+    sent = [packet for packet in datagrams("kamailio/a_answered") if b"BYE " not in packet][:200]
+    with sidecar(tmp_path) as running, socket.create_connection(running.hep) as connection:
+        connection.sendall(sent[0])
+        running.wait_stored(1)
         running.process.send_signal(signal.SIGSTOP)
-        send_udp(running.hep, ongoing[:200], AGENT)
+        send_udp(running.hep, sent[1:100], AGENT)
+        connection.sendall(b"".join(sent[100:]))
         running.process.send_signal(signal.SIGTERM)
         running.process.send_signal(signal.SIGCONT)
         assert running.process.wait(LIMIT) == 0
@@ -125,7 +129,7 @@ def test_after_sigkill_no_server_is_left_and_a_restart_has_all_that_was_stored(
     tmp_path: Path,
 ) -> None:
     sent = datagrams("kamailio/e_early183")
-    with sidecar(tmp_path) as running:
+    with sidecar(tmp_path, **SOON) as running:
         family = children(running.process.pid)
         send_udp(running.hep, sent, AGENT)
         running.wait_stored(len(sent))
@@ -142,7 +146,7 @@ def test_after_sigkill_no_server_is_left_and_a_restart_has_all_that_was_stored(
 
 def test_commands_find_the_database_whether_it_runs_or_not(tmp_path: Path) -> None:
     sent = datagrams("kamailio/j_failover")
-    with sidecar(tmp_path) as running:
+    with sidecar(tmp_path, **SOON) as running:
         send_udp(running.hep, sent, AGENT)
         running.wait_stored(len(sent))
         live = running.ask("calls", "--live", "--http", "{}:{}".format(*running.http), "--json")
@@ -398,6 +402,22 @@ async def test_the_ledger_balances_after_good_bad_and_strange_packets(database: 
     # fragments: several packets in one message, or two messages in one packet
     assert messages + quarantined == pytest.approx(ledger["stored"] + ledger["quarantined"], abs=2)
     assert one.figures().pipeline.oddities["trailing-bytes"] == 1
+
+
+@pytest.mark.usefixtures("collector")
+async def test_a_drain_takes_what_waits_in_both_sockets(database: str) -> None:
+    sent = datagrams("kamailio/n_hepv2") + datagrams("kamailio/e_early183")
+    one = app.Sidecar(settings(database))
+    await one.start()
+    with await asyncio.to_thread(socket.create_connection, one.hep_address) as connection:
+        await wait("the connection", lambda: one.figures().capture.tcp_connections == 1)
+        send_udp(one.hep_address, sent[:26])  # the loop does not run meanwhile
+        connection.sendall(b"".join(sent[26:60]))
+        assert one.figures().pipeline.received == 0
+        assert await one.drain() == 0
+    ledger = one.figures().ledger()
+    assert (ledger["stored"], ledger["waiting"], ledger["balance"]) == (60, 0, 0)
+    assert await rows(database, "SELECT count(*) FROM messages") == [(60,)]
 
 
 @pytest.mark.usefixtures("collector")

@@ -428,8 +428,8 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
 def _content(tables: dict[str, list[bytes]]) -> int:
     """A number for a batch by what is in it: a capture that is stored again changes nothing."""
     digest = hashlib.blake2b(digest_size=8)
-    for table, rows in tables.items():
-        digest.update(table.encode())
+    for name, rows in tables.items():
+        digest.update(name.encode())
         for row in rows:
             digest.update(row)
     return int.from_bytes(digest.digest(), "big") >> 1

@@ -124,3 +124,18 @@ def test_an_admission_header_is_remembered_as_a_mark() -> None:
     call.see(sip.parse(payload), _endpoint("B"), _endpoint("A"), "udp", 1, 1, 1)
     (reply,) = call.legs["z9hG4bKb1", 1].replies.values()
     assert b"X-Admission" in reply.reasons
+
+
+def test_bodies_and_reasons_of_one_call_are_bounded() -> None:
+    call = _call()
+    for i in range(40):
+        payload = sip_text(Line.of(f"0.0 B>A 183 1/INVITE b{i} a x"), call.call_id)
+        head, _, _ = payload.partition(b"\r\n\r\n")
+        head = head.replace(b"Content-Length: 0", b"Content-Length: 4000")
+        head += b"\r\nReason: " + b"x" * 5000
+        message = sip.parse(head + b"\r\n\r\n" + b"b" * 4000)
+        call.see(message, _endpoint("B"), _endpoint("A"), "udp", i, 1, 0)
+    replies = [reply for leg in call.legs.values() for reply in leg.replies.values()]
+    assert sum(len(reply.body) for reply in replies) <= facts.MAX_BODIES
+    assert all(len(value) <= facts.MAX_REASON for reply in replies for value in reply.reasons)
+    assert call.refused == 40 - facts.MAX_BODIES // 4000

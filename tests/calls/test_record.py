@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import Line, World, comparable, packet, play, shuffled
+from sim import ADDRESSES, Line, World, comparable, packet, play, shuffled
 from sipsidecar.calls.events import CallRecord
 from sipsidecar.calls.record import IMPLAUSIBLE_US, Timing
 from sipsidecar.wire import hep
@@ -300,6 +300,94 @@ FLOWS: list[tuple[str, list[str], dict[str, object]]] = [
         [*ANSWERED, "8.0 A>B REFER 2/REFER b7 a x", *CALLER_BYE],
         {"flags": ("refer",)},
     ),
+    (
+        "503 at one server and a lost 200 of the next: answered, not 503",
+        [
+            "0.0 A>B INVITE 1/INVITE b1 a -",
+            "0.1 B>A 503 1/INVITE b1 a k",
+            "0.12 A>B ACK 1/ACK b1 a k",
+            "0.2 A>C INVITE 1/INVITE b2 a -",
+            "1.0 C>A 180 1/INVITE b2 a x",
+            "6.05 A>C ACK 1/ACK b3 a x",
+            "16.0 A>C BYE 2/BYE b4 a x",
+        ],
+        {"final_code": 200, "inferred": True, "fail_ms": None, "talk_ms": None},
+    ),
+    (
+        "the first INVITE was lost, its challenge was not: nobody knows when the call began",
+        [
+            "0.01 B>A 407 1/INVITE b1 a k",
+            "0.02 A>B ACK 1/ACK b1 a k",
+            "0.05 A>B INVITE 2/INVITE b2 a -",
+            "0.6 B>A 180 2/INVITE b2 a x",
+            "3.0 B>A 200 2/INVITE b2 a x",
+            "3.1 A>B ACK 2/ACK b3 a x",
+            "9.0 A>B BYE 3/BYE b4 a x",
+        ],
+        {"final_code": 200, "pdd_ms": None, "setup_ms": None, "talk_ms": 6000.0},
+    ),
+    (
+        "both branches of a parallel fork are busy: that is no failover",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.011 P>C INVITE 1/INVITE q1 a -",
+            "0.3 B>P 486 1/INVITE p1 a x",
+            "0.4 C>P 486 1/INVITE q1 a y",
+            "0.41 P>A 486 1/INVITE b1 a y",
+        ],
+        {"final_code": 486, "attempts": 2, "flags": ()},
+    ),
+    (
+        "a BYE of the caller in an early dialog, the 487 to it lost: refused, not answered",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.5 B>P 180 1/INVITE p1 a x",
+            "0.51 P>A 180 1/INVITE b1 a x",
+            "4.0 A>P BYE 2/BYE b3 a x",
+            "4.01 P>B BYE 2/BYE p3 a x",
+            "4.04 B>P 487 1/INVITE p1 a x",
+            "4.06 A>P ACK 1/ACK b1 a x",
+        ],
+        {"final_code": None, "answered": False, "released_by": "caller", "flags": ("final_lost",)},
+    ),
+    (
+        "the BYE that sheds a late 2xx is not the call's, though its 2xx was lost at the caller",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.011 P>C INVITE 1/INVITE q1 a -",
+            "5.0 C>P 200 1/INVITE q1 a y",
+            "5.01 P>A 200 1/INVITE b1 a y",
+            "5.02 B>P 200 1/INVITE p1 a x",
+            "5.05 A>P ACK 1/ACK b2 a y",
+            "5.06 A>P ACK 1/ACK b3 a x",
+            "5.07 A>P BYE 2/BYE b4 a x",
+            "25.01 P>A BYE 1/BYE p5 y a",
+        ],
+        {"final_code": 200, "talk_ms": 20000.0, "released_by": "callee"},
+    ),
+    (
+        "the INVITE was lost at the ingress only: its replies still tell the hop",
+        [
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.5 B>P 486 1/INVITE p1 a x",
+            "0.51 P>A 486 1/INVITE b1 a x",
+            "0.6 A>P ACK 1/ACK b1 a x",
+        ],
+        {"src_ip": ADDRESSES["A"], "dst_ip": ADDRESSES["P"], "flags": ("invite_lost",)},
+    ),
+    (
+        "an attempt's final was lost: nobody knows whether the refusal was the callee's",
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.31 P>B ACK 1/ACK p1 a x",
+            "0.32 P>A 486 1/INVITE b1 a x",
+        ],
+        {"final_code": 486, "final_origin": None},
+    ),
 ]
 
 
@@ -378,6 +466,122 @@ def test_a_dead_trunk_is_an_attempt_without_response() -> None:
     (attempt,) = world.attempts()
     assert (attempt.final_code, attempt.inferred, attempt.flags) == (408, True, ("no_response",))
     assert (world.call().final_origin, world.call().final_code) == ("proxy", 408)
+
+
+def test_an_attempt_whose_2xx_was_lost_is_answered_when_its_dialog_was() -> None:
+    flow = [
+        "0.0 A>P INVITE 1/INVITE b1 a -",
+        "0.01 P>B INVITE 1/INVITE p1 a -",
+        "0.5 B>P 180 1/INVITE p1 a x",
+        "2.01 P>A 200 1/INVITE b1 a x",
+        "2.2 A>P ACK 1/ACK b2 a x",
+        "2.21 P>B ACK 1/ACK p2 a x",
+        "5.0 A>P BYE 2/BYE b3 a x",
+    ]
+    for lines in (flow, [line for line in flow if " 180 " not in line]):
+        (attempt,) = play(lines, parents={**PARENTS, "p2": "b2"}).attempts()
+        assert (attempt.final_code, attempt.answered, attempt.inferred) == (200, True, True)
+        assert (attempt.setup_ms, attempt.flags) == (None, ("answer_inferred",))
+
+
+def test_nodes_in_a_row_are_no_failover_and_keep_their_order_when_clocks_differ() -> None:
+    flow = [
+        ("0.0 A>P INVITE 1/INVITE b1 a -", None, "P", 0),
+        ("0.01 P>D INVITE 1/INVITE p1 a -", "b1", "P", 0),
+        ("0.02 D>B INVITE 1/INVITE q1 a -", "p1", "D", -5_000_000),
+        ("0.5 B>D 486 1/INVITE q1 a x", "p1", "D", -5_000_000),
+        ("0.51 D>P 486 1/INVITE p1 a x", "b1", "P", 0),
+        ("0.52 P>A 486 1/INVITE b1 a x", None, "P", 0),
+    ]
+    world = World()
+    for text, parent, node, skew_us in flow:
+        data = packet(
+            _line(text), "row@example.com", agent_id=ord(node), parent=parent, skew_us=skew_us
+        )
+        world.send(data, peer=ADDRESSES[node])
+    world.run_out()
+    assert world.call().flags == ()
+    assert [a.branch.removeprefix("z9hG4bK") for a in world.attempts()] == ["p1", "q1"]
+
+
+def test_an_answer_by_another_agent_than_the_first_invites_has_no_delay() -> None:
+    world = World()
+    for text, node in (
+        ("0.0 A>P INVITE 1/INVITE b1 a -", "P"),
+        ("32.0 A>D INVITE 1/INVITE b2 a -", "D"),
+        ("33.0 D>A 180 1/INVITE b2 a x", "D"),
+        ("36.0 D>A 200 1/INVITE b2 a x", "D"),
+        ("46.0 A>D BYE 2/BYE b4 a x", "D"),
+    ):
+        data = packet(_line(text), "dns@example.com", agent_id=ord(node))
+        world.send(data, _line(text).at, peer=ADDRESSES[node])
+    world.run_out()
+    call = world.call()
+    assert (call.final_code, call.pdd_ms, call.setup_ms, call.talk_ms) == (200, None, None, 10000.0)
+
+
+def test_a_second_server_may_ring_longer_than_the_first_ones_refusal_waits() -> None:
+    world = World()
+    for text in (
+        "0.0 A>B INVITE 1/INVITE b1 a -",
+        "0.1 B>A 503 1/INVITE b1 a k",
+        "0.12 A>B ACK 1/ACK b1 a k",
+        "0.2 A>C INVITE 1/INVITE b2 a -",
+        "1.0 C>A 180 1/INVITE b2 a x",
+        "121.0 C>A 200 1/INVITE b2 a x",
+        "121.05 A>C ACK 1/ACK b3 a x",
+        "131.0 A>C BYE 2/BYE b4 a x",
+    ):
+        world.send(packet(_line(text), "long@example.com"), _line(text).at)
+    world.run_out()
+    call = world.call()
+    assert (call.final_code, call.pdd_ms, call.setup_ms) == (200, 1000.0, 121000.0)
+    assert (call.revision, call.invites, call.talk_ms) == (0, 2, 10000.0)
+
+
+def test_a_refusal_stands_when_a_branch_begun_before_it_stays_open() -> None:
+    world = play(
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.5 A>P INVITE 1/INVITE b2 a -",
+            "2.0 P>A 486 1/INVITE b1 a x",
+            "2.1 A>P ACK 1/ACK b1 a x",
+        ]
+    )
+    assert (world.call().final_code, world.call().inferred) == (486, False)
+
+
+def test_a_cancel_of_one_branch_is_no_race_with_the_answer_of_another() -> None:
+    world = play(
+        [
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.02 P>C INVITE 1/INVITE q1 a -",
+            "2.0 B>P 200 1/INVITE p1 a x",
+            "2.02 P>C CANCEL 1/CANCEL q1 a -",
+            "2.1 C>P 487 1/INVITE q1 a y",
+            "2.21 P>B ACK 1/ACK p2 a x",
+            "5.0 P>B BYE 2/BYE p3 a x",
+        ]
+    )
+    assert (world.call().final_code, world.call().flags) == (200, ())
+
+
+def test_a_challenge_that_was_answered_is_no_unfinished_one_for_the_attempt() -> None:
+    first, second = play(
+        [
+            "0.0 A>P INVITE 1/INVITE b1 a -",
+            "0.01 P>B INVITE 1/INVITE p1 a -",
+            "0.1 B>P 407 1/INVITE p1 a x",
+            "0.11 P>B INVITE 2/INVITE q1 a -",
+            "4.0 B>P 200 2/INVITE q1 a y",
+            "4.01 P>A 200 1/INVITE b1 a y",
+            "4.1 A>P ACK 1/ACK b2 a y",
+            "9.0 A>P BYE 2/BYE b3 a y",
+        ],
+        parents=PARENTS,
+    ).attempts()
+    assert (first.final_code, first.flags) == (407, ("challenged",))
+    assert (second.final_code, second.flags) == (200, ())
 
 
 def test_the_branches_of_a_fork_are_attempts_and_the_losers_are_cancelled() -> None:

@@ -88,6 +88,19 @@ def test_a_late_fact_changes_the_record_with_a_higher_revision() -> None:
     assert world.pipeline.snapshot(0.0).revisions == 1
 
 
+def test_a_copy_at_the_very_instant_of_the_record_does_not_forget_the_call() -> None:
+    world = _world()
+    for text in (INVITE, BUSY):
+        _send(world, text)
+    leaves_at = world.pipeline.next_timer()
+    assert leaves_at is not None
+    _send(world, BUSY, at=leaves_at)
+    _send(world, BUSY, at=leaves_at + 4.0)
+    world.run_out()
+    (record,) = (r for r in world.outputs if isinstance(r, CallRecord))
+    assert (record.final_code, record.flags) == (486, ())
+
+
 def test_a_late_copy_that_proves_nothing_new_says_nothing() -> None:
     world = _world()
     for text in (INVITE, BUSY):

@@ -93,6 +93,17 @@ def test_a_round_trip_is_never_between_two_clocks() -> None:
     assert (ping.final_code, ping.rtt_ms, ping.agent_ids) == (200, None, (1, 2))
 
 
+def test_copies_after_the_record_left_are_the_same_transaction_for_32_seconds() -> None:
+    world = World()
+    for at in (0.0, 3.5, 7.5, 30.0):
+        world.send(packet(Line.of(PING), "ping@example.com"), at)
+        world.send(packet(Line.of(PONG), "ping@example.com"), at + 0.02)
+    assert len(world.pings()) == 1
+    world.send(packet(Line.of(PING), "ping@example.com"), 60.0)
+    world.run_out()
+    assert [p.final_code for p in world.pings()] == [200, None]
+
+
 def test_an_answer_without_question_is_an_orphan() -> None:
     world = _play(PONG)
     assert (world.pings(), world.pipeline.transactions.orphans) == ([], 1)

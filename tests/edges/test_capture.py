@@ -567,6 +567,27 @@ def test_one_address_cannot_take_all_connections(run: Run) -> None:
 
 
 @both_loops
+def test_one_address_cannot_drive_out_the_quiet_connections_of_others(run: Run) -> None:
+    async def main() -> None:
+        async with (
+            tcp(connections=PER_ADDRESS * 2) as (listener, address, delivered),
+            connected(address, "127.0.0.2") as (_, quiet),
+            contextlib.AsyncExitStack() as stack,
+        ):
+            (peer,) = await peers(listener, 1)
+            peer.last -= 3600.0
+            for _ in range(PER_ADDRESS):
+                await stack.enter_async_context(connected(address, "127.0.0.1"))
+            await peers(listener, PER_ADDRESS + 1)
+            async with connected(address, "127.0.0.1") as (reader, _):
+                assert await is_closed(reader)
+            quiet.write(frame(1))
+            await until(lambda: len(delivered) == 1)
+
+    run(main())
+
+
+@both_loops
 def test_dead_connections_of_a_node_give_way_to_its_new_ones(run: Run) -> None:
     async def main() -> None:
         async with (

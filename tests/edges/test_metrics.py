@@ -377,5 +377,5 @@ def test_thousands_of_strangers_make_no_more_series_than_hundreds() -> None:
             for sample in family.samples
         }
 
-    few, many = series(after_hostile_input(900)), series(after_hostile_input(3000))
+    few, many = series(after_hostile_input(900)), series(after_hostile_input(2000))
     assert many == few

@@ -171,9 +171,12 @@ class TestHead:
         assert folded.values("subject") == [b"one" + b" " * fold.count(b"\n") + b"two"]
         assert (folded.from_tag, folded.cseq, folded.via_count) == ("t1", 1, 1)
 
-    def test_a_line_without_colon_is_no_header(self) -> None:
-        found = parse(b"Call-ID", b"Subject", b"Via", b"foobar roobar", end=b"\n")
+    @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+    def test_a_line_without_colon_is_no_header(self, end: bytes) -> None:
+        no_headers = [b"Call-ID", b"Subject", b"CALL-Id", b"Via", b"foobar roobar"]
+        found = parse(*no_headers, cseq=end.join([LINES[4], *no_headers]), end=end)
         assert (found.call_id, found.via_count) == ("1@example.com", 1)
+        assert found.values("call-id") == [b"1@example.com"]
         assert found.values("subject") == []
 
     def test_a_head_without_end_is_truncated_and_its_last_line_is_not_believed(self) -> None:
@@ -190,8 +193,9 @@ class TestHead:
         filling = [b"X-%d: x" % i for i in range(sip.MAX_LINES)]
         assert why(message(*filling)) == "call-id"
         found = sip.parse(message().removesuffix(b"\r\n") + b"\r\n".join([*filling, b"", b""]))
-        assert found.values("x-0") == [b"x"]
-        assert found.values(f"x-{sip.MAX_LINES - 1}") == []
+        last = sip.MAX_LINES - len(LINES) - 2
+        assert found.values(f"x-{last}") == [b"x"]
+        assert found.values(f"x-{last + 1}") == []
 
     def test_headers_of_60_kilobytes_are_read(self) -> None:
         for size in (20_000, 60_000):
@@ -265,8 +269,9 @@ class TestText:
     def test_encoded_surrogates_stay_encodable(self) -> None:
         assert sip.text(b"\xed\xa0\x80").encode() == b"\\xed\\xa0\\x80"
 
-    def test_text_is_cut_at_its_cap(self) -> None:
-        assert sip.text(b"x" * 60_000) == "x" * sip.MAX_TEXT
+    @pytest.mark.parametrize("size", [sip.MAX_TEXT, sip.MAX_TEXT + 1, 60_000])
+    def test_text_is_cut_at_its_cap(self, size: int) -> None:
+        assert sip.text(b"x" * size) == "x" * sip.MAX_TEXT
 
     def test_nul_and_latin_1_are_kept_apart_from_the_keys(self) -> None:
         found = parse(
@@ -344,6 +349,7 @@ class TestTags:
             (b"<sip:a@b>;xtag=t1", ""),
             (b"<sip:a@b>", ""),
             (b"", ""),
+            (b";tag=t1", "t1"),
             (b"<sip:a@b> ; TAG = t1 ; x", "t1"),
             (b"<sip:a@b>;tag=t1 x", "t1"),
             (b"<sip:a@b>;tag=t1, <sip:c@d>;tag=t2", "t1"),
@@ -631,8 +637,10 @@ class TestOtherHeaders:
     ) -> None:
         assert sip.split_values(raw) == parts
 
-    def test_parts_beyond_the_cap_are_dropped(self) -> None:
+    def test_parts_beyond_the_caps_are_dropped(self) -> None:
         assert sip.split_values(b"a," * 1000) == [b"a"] * sip.MAX_COPIES
+        longest = b"a" * sip.MAX_VALUE
+        assert sip.split_values(longest + b",b") == [longest]
 
     @pytest.mark.parametrize(
         ("raw", "reason"),

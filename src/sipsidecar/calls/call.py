@@ -26,6 +26,10 @@ MAX_REPLIES = 32
 MAX_DIALOG_FACTS = 64
 MAX_COPIES = 256
 MAX_COPY_TIMES = 16
+MAX_REASONS = 8
+MAX_REASON = 256
+MAX_BODIES = 64 * 1024
+"""Bytes of bodies kept per call: one Call-ID must not hold what a thousand calls need."""
 RETRANSMISSION_US = 250_000
 """Equal bytes at one hop closer than this are one message captured twice; T1 is 500 ms (RFC 3261)."""
 
@@ -89,8 +93,8 @@ class Invite:
         ruri = sip.uri(message.ruri)
         self.ruri_user, self.ruri_host = (ruri.user, ruri.host) if ruri else (None, None)
         self.user_agent = message.first("user-agent")
-        self.body = message.body
-        self.content_type = message.first("content-type") or "" if message.body else ""
+        self.body = b""
+        self.content_type = ""
 
 
 def _user_host(address: sip.NameAddr | None) -> tuple[str | None, str | None]:
@@ -147,6 +151,10 @@ class Leg:
         return (self.first.source, self.first.destination) if self.first else self.seen_between
 
 
+def _reasons_of(message: sip.Message) -> tuple[bytes, ...]:
+    return tuple(value[:MAX_REASON] for value in message.values("reason")[:MAX_REASONS])
+
+
 class DialogFact:
     """An ACK or BYE at one hop."""
 
@@ -169,9 +177,9 @@ class DialogFact:
         self.cseq = message.cseq
         self.ends = ends
         self.times: Times = ()
-        self.reasons = tuple(message.values("reason"))
-        self.content_type = message.first("content-type") or "" if message.body else ""
-        self.body = message.body
+        self.reasons = _reasons_of(message)
+        self.content_type = ""
+        self.body = b""
 
 
 class Call:
@@ -179,6 +187,7 @@ class Call:
 
     __slots__ = (
         "acks",
+        "body_bytes",
         "bye_codes",
         "byes",
         "call_id",
@@ -217,6 +226,7 @@ class Call:
         self.clocks: tuple[int, ...] = ()
         self.copies: dict[int, Copy] = {}
         self.refused = 0
+        self.body_bytes = 0
         self.emitted: dict[tuple[str, str | None], int] | None = None
         self.emitted_at = 0.0
         self.revision = 0
@@ -257,7 +267,7 @@ class Call:
                 leg = self._leg(message)
                 if leg:
                     if not leg.cancel:
-                        leg.cancel_reasons = tuple(message.values("reason"))
+                        leg.cancel_reasons = _reasons_of(message)
                     leg.cancel = earlier(leg.cancel, clock, at)
             elif message.to_tag:
                 self.in_dialog = True
@@ -271,6 +281,16 @@ class Call:
             self.bye_codes += (message.status,)
         where: Place | None = message.branch if method in ("INVITE", "CANCEL", "ACK") else None
         self._count_copy(fingerprint, where, source, destination, clock, at)
+
+    def _body_of(self, message: sip.Message) -> tuple[str, bytes]:
+        """Content type and body, as long as the call's bodies stay within bounds."""
+        if not message.body:
+            return "", b""
+        self.body_bytes += len(message.body)
+        if self.body_bytes > MAX_BODIES:
+            self.refused += 1
+            return "", b""
+        return message.first("content-type") or "", message.body
 
     def _leg(self, message: sip.Message) -> Leg | None:
         key = (message.branch, message.cseq)
@@ -301,6 +321,7 @@ class Call:
         leg.parent = message.parent_branch
         if leg.first is None or (at, clock) < leg.first.key:
             leg.first = Invite((at, clock), message, source, destination, transport)
+            leg.first.content_type, leg.first.body = self._body_of(message)
         self._refresh(message)
 
     def _see_reply(
@@ -326,12 +347,10 @@ class Call:
         if reply.key is None or (at, clock) < reply.key:
             reply.key = (at, clock)
             reply.phrase = message.phrase
-            reply.reasons = tuple(message.values("reason"))
+            reply.reasons = _reasons_of(message)
             if message.values("x-admission"):
                 reply.reasons = (*reply.reasons, b"X-Admission")
-            if message.body:
-                reply.content_type = message.first("content-type") or ""
-                reply.body = message.body
+            reply.content_type, reply.body = self._body_of(message)
         reply.times = earlier(reply.times, clock, at)
         status = message.status
         if status >= 300:
@@ -354,6 +373,7 @@ class Call:
                 self.refused += 1
                 return
             fact = DialogFact(message, (source, destination))
+            fact.content_type, fact.body = self._body_of(message)
             key = (fact.from_tag, fact.cseq, fact.branch, source, destination)
             self.acks[key] = fact
         fact.times = earlier(fact.times, clock, at)

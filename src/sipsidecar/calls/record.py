@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from sipsidecar.calls.call import (
+    MAX_LEGS,
     RECEIVER,
     Call,
     DialogFact,
@@ -37,6 +38,8 @@ ORPHAN = 5.0
 INVERSION_US = 20_000
 """Kamailio stamps a message after it was sent, so an instant answer may look older; up to this
 much the truth is below the resolution and reads 0, beyond it an interval is unknown."""
+FORK_US = 250_000
+"""INVITEs sent within this of each other are a parallel fork: none waited for another to fail."""
 IMPLAUSIBLE_US = 86_400_000_000
 """An agent's clock more than a day off the receive time does not date a record."""
 MAX_TEXT = 255
@@ -206,6 +209,24 @@ class _View:
                 return 0.0 if a - b <= INVERSION_US else None
         return None
 
+    def _invited(self) -> Times:
+        """The caller's first INVITE, by the clocks that can tell which one was first.
+
+        A clock that missed one of the INVITEs of the lowest CSeq, as when a caller turns to the next
+        server and that has another agent, would start its intervals at the wrong one.
+        """
+        lowest = min((leg.cseq for leg in self.roots), default=0)
+        firsts = [(leg.invite, _life(leg)) for leg in self.roots if leg.cseq == lowest]
+        times: Times = ()
+        for clock in self.order:
+            lives = [(_by(clock, life), _by(clock, invite)) for invite, life in firsts]
+            began = [(at, invite) for at, invite in lives if at is not None]
+            if len(began) == len(lives) and began:
+                invite = min(began, key=lambda some: some[0])[1]
+                if invite is not None:
+                    times = earlier(times, clock, invite)
+        return times
+
     def _plausible(self, at: int) -> bool:
         return abs(at - self.call.first_received_at) <= IMPLAUSIBLE_US
 
@@ -215,7 +236,7 @@ class _View:
         call = self.call
         newest = max((leg.cseq for leg in self.roots), default=0)
         current = [leg for leg in self.roots if leg.cseq == newest]
-        invited = _merge(leg.invite for leg in self.roots)
+        invited = self._invited()
         replies = [reply for leg in self.roots for reply in leg.replies.values()]
         answers = [reply for reply in replies if 200 <= reply.status < 300]
         provisional = [reply for reply in replies if 100 < reply.status < 200]
@@ -233,7 +254,7 @@ class _View:
         if answers:
             final = min(answers, key=self._reply_key)
             code, phrase = final.status, final.phrase
-            if _merge(leg.cancel for leg in self.roots):
+            if any(leg.cancel and any(map(_is_2xx, leg.replies.values())) for leg in self.roots):
                 flags.add("cancel_race")
         elif failure is not None:
             final = failure
@@ -248,14 +269,18 @@ class _View:
             code, inferred = 200, True
             flags.add("answer_inferred")
         elif self.seen_invite or self.roots:
-            refused = any(a.branch == leg.branch for leg in current for a in self.acks)
+            # what was refused and then tried elsewhere says nothing of the one that is open
+            unsaid = [
+                leg for leg in current if not any(r.status >= 300 for r in leg.replies.values())
+            ]
+            refused = any(a.branch == leg.branch for leg in unsaid for a in self.acks)
             if refused:
                 flags.add("final_lost")
                 ended_by = "final"
             elif cancelled:
                 code, inferred, ended_by = 487, True, "timer"
                 wait += TIMER_B
-            elif replies:
+            elif any(leg.replies for leg in unsaid):
                 code, inferred, ended_by = 408, True, "timer"
                 flags.add("stuck_early")
                 wait += TIMER_C
@@ -277,7 +302,7 @@ class _View:
             wait = max(wait, ORPHAN + timing.settle)
 
         self._flag_dialog(flags, newest, answers, answered)
-        if any(_gave_way(attempt) for attempt in attempts[:-1]):
+        if self._failed_over(attempts):
             flags.add("failover")
 
         first_progress = _merge(
@@ -306,7 +331,7 @@ class _View:
             dated, dated_by = call.first_received_at, "receiver"
 
         head = self._head()
-        ends = (head.source, head.destination) if head else self._ends()
+        ends = self._ends() or (head and (head.source, head.destination))
         what_ended = bye[0].reasons if bye else ()
         if not bye:
             what_ended = final.reasons if final else ()
@@ -415,13 +440,24 @@ class _View:
         return any(ack.branch not in refusals for ack in self.acks)
 
     def _failure(self, current: Sequence[Leg]) -> Reply | None:
-        """The final refusal that stands: of each newest transaction the earliest, of these the last."""
+        """The final refusal that stands: of each newest transaction the earliest, of these the last.
+
+        None while one that was only tried after them has no final: they were not the end.
+        """
         finals = []
         for leg in current:
             refusals = [reply for reply in leg.replies.values() if reply.status >= 300]
             if refusals:
                 finals.append(min(refusals, key=self._reply_key))
-        return max(finals, key=self._reply_key) if finals else None
+        if not finals:
+            return None
+        failure = max(finals, key=self._reply_key)
+        last = max(current, key=lambda leg: (_oldest(_life(leg)), leg.branch))
+        if any(reply.status >= 200 for reply in last.replies.values()):
+            return failure
+        began, refused = self._stamp(_life(last)), self._stamp(failure.times)
+        moved_on = began is not None and refused is not None and began >= refused - INVERSION_US
+        return None if moved_on else failure
 
     def _reply_key(self, reply: Reply) -> tuple[int, int, str]:
         stamp = self._stamp(reply.times)
@@ -432,6 +468,10 @@ class _View:
 
         The ACK to a 2xx has a new branch, the ACK to a refusal has the INVITE's (17.1.1.3, 13.2.2.4).
         """
+        newest = {leg.branch for leg in self.legs if leg.cseq >= current[0].cseq} if current else ()
+        tried = [attempt for attempt in attempts if attempt.branch in newest]
+        if tried and all(a.final_code and a.final_code >= 300 and not a.inferred for a in tried):
+            return False  # a BYE before the answer ends an early dialog
         if self.byes or self._reinvited():
             return True
         if any(attempt.answered for attempt in attempts):
@@ -451,6 +491,10 @@ class _View:
         """The BYE that ended the call, as seen at the ingress hop when it was seen there."""
         byes = self.byes
         tags = {reply.to_tag for reply in answers}
+        if tags:
+            # a 2xx that only an attempt shows is a dialog too, and its BYE is not another one's
+            tags |= {r.to_tag for leg in self.legs for r in leg.replies.values() if _is_2xx(r)}
+            byes = [b for b in byes if b.to_tag in tags or b.from_tag in tags] or byes
         if len(tags) > 1 and byes:
             # Several 2xx: the call is the dialog that lived longest, the others were shed by BYE.
             ends = {tag: [b for b in byes if tag in (b.from_tag, b.to_tag)] for tag in tags}
@@ -555,12 +599,20 @@ class _View:
             return "caller"
         assert final is not None
         beyond = [leg for leg in self.legs if leg.branch in self.parents]
+        if code == 487 and any(leg.cancel for leg in beyond):
+            return None  # somebody cancelled, and that CANCEL was lost
         if any(
             r.to_tag == final.to_tag and r.status >= 300
             for leg in beyond
             for r in leg.replies.values()
         ):
             return "callee"
+        if any(
+            all(r.status < 200 for r in leg.replies.values())
+            and any(ack.branch == leg.branch for ack in self.acks)
+            for leg in beyond
+        ):
+            return None  # an attempt's final was lost: this may have been it
         ends = self._ends()
         local = self.clocks.local
         if not beyond and ends is not None and ends[1][0] not in local:
@@ -598,13 +650,73 @@ class _View:
         legs = [
             leg for leg in self.legs if leg.branch in self.parents or self._leaves_the_node(leg)
         ]
-        legs.sort(key=lambda leg: (leg.cseq, self._stamp(_any_time(leg)) or 0, leg.branch))
+        # The next node's clock may differ, but what it sends on comes after what it was sent.
+        legs.sort(
+            key=lambda leg: (
+                leg.cseq,
+                self._depth(leg.branch),
+                self._stamp(_any_time(leg)) or 0,
+                leg.branch,
+            )
+        )
         return [self._attempt(leg, order) for order, leg in enumerate(legs, 1)]
+
+    def _depth(self, branch: str) -> int:
+        """How many nodes of the capture an INVITE was forwarded by."""
+        depth, above = 0, self.parents.get(branch)
+        while above is not None and depth < MAX_LEGS:
+            depth, above = depth + 1, self.parents.get(above)
+        return depth
 
     def _leaves_the_node(self, leg: Leg) -> bool:
         """Whether the capture node itself sent this INVITE to somebody else."""
         ends, local = leg.ends(), self.clocks.local
         return ends is not None and ends[0][0] in local and ends[1][0] not in local
+
+    def _answered_out_of_sight(self, leg: Leg) -> bool:
+        """Whether an attempt's 2xx was lost: its To tag was answered or acknowledged elsewhere."""
+        tags = {r.to_tag for r in leg.replies.values() if r.to_tag}
+        if any(
+            r.to_tag in tags for other in self.legs for r in other.replies.values() if _is_2xx(r)
+        ):
+            return True
+        branches = {other.branch for other in self.legs}
+        parent = self.parents.get(leg.branch)
+        siblings = [other for other in self.legs if self.parents.get(other.branch) == parent]
+        others = {r.to_tag for other in siblings for r in other.replies.values()} - tags
+        return any(
+            ack.to_tag
+            and ack.to_tag not in others
+            and ack.branch not in branches
+            and ack.cseq == leg.cseq
+            and _same_endpoints(ack.ends, leg.ends())
+            for ack in self.acks
+        )
+
+    def _failed_over(self, attempts: Sequence[AttemptRecord]) -> bool:
+        """Whether one place tried the next branch after another gave way, not both at once."""
+        legs = {leg.branch: leg for leg in self.legs}
+        for attempt in attempts:
+            if not _gave_way(attempt):
+                continue
+            refused = _merge(
+                r.times for r in legs[attempt.branch].replies.values() if r.status >= 300
+            )
+            for later in attempts:
+                if later.branch == attempt.branch:
+                    continue
+                if self.parents.get(later.branch) != self.parents.get(attempt.branch):
+                    continue
+                began = self._stamp(legs[later.branch].invite)
+                gave = self._stamp(refused)
+                first = self._stamp(legs[attempt.branch].invite)
+                if began is None:
+                    continue
+                if gave is not None and began >= gave - INVERSION_US:
+                    return True
+                if gave is None and first is not None and began - first >= FORK_US:
+                    return True
+        return False
 
     def _attempt(self, leg: Leg, order: int) -> AttemptRecord:
         replies = sorted(leg.replies.values(), key=self._reply_key)
@@ -622,7 +734,13 @@ class _View:
             flags.add("forked")
         if final is None:
             inferred = True
-            if any(ack.branch == leg.branch for ack in self.acks):
+            if self._answered_out_of_sight(leg):
+                code = 200
+                flags.add("answer_inferred")
+                if leg.cancel:
+                    flags.discard("cancelled")
+                    flags.add("cancel_race")
+            elif any(ack.branch == leg.branch for ack in self.acks):
                 flags.add("final_lost")
                 inferred = False
             elif leg.cancel:
@@ -634,7 +752,8 @@ class _View:
                 code = 408
                 flags.add("no_response")
         elif code in _CHALLENGES:
-            flags.add("auth_not_completed")
+            retried = any(other.cseq > leg.cseq for other in self.legs)
+            flags.add("challenged" if retried else "auth_not_completed")
         at = self._stamp(_any_time(leg))
         dated_by = "agent"
         if at is None or not self._plausible(at):
@@ -667,7 +786,7 @@ class _View:
             final_code=code,
             final_phrase=_clip(final.phrase) if final else None,
             final_class=_class(code),
-            answered=answer is not None,
+            answered=code is not None and 200 <= code < 300,
             inferred=inferred,
             pdd_ms=self._span_ms(leg.invite, progress),
             ring_ms=self._span_ms(leg.invite, _merge(r.times for r in replies if r.status == 180)),
@@ -707,6 +826,16 @@ def _gave_way(attempt: AttemptRecord) -> bool:
     )
 
 
+def _by(clock: int, times: Times) -> int | None:
+    """A fact's time by one clock."""
+    return next((times[i + 1] for i in range(0, len(times), 2) if times[i] == clock), None)
+
+
+def _life(leg: Leg) -> Times:
+    """When anything of a transaction was first seen."""
+    return _merge((leg.invite, leg.cancel, *(reply.times for reply in leg.replies.values())))
+
+
 def _oldest(times: Times) -> int:
     return min(times[1::2]) if times else 1 << 62
 
@@ -739,6 +868,10 @@ def _same_endpoints(
 
 def _same_hosts(a: tuple[Endpoint, Endpoint] | None, b: tuple[Endpoint, Endpoint] | None) -> bool:
     return a is not None and b is not None and {a[0][0], a[1][0]} == {b[0][0], b[1][0]}
+
+
+def _is_2xx(reply: Reply) -> bool:
+    return 200 <= reply.status < 300
 
 
 def _has_sdp(reply: Reply) -> bool:

@@ -196,7 +196,8 @@ class CallTable:
                 self.live[now] += 1
 
     def _judge(self, call: Call, now: float) -> None:
-        if call.emitted is not None and call.last_now <= call.emitted_at:
+        # Not `<=`: what came at the very instant of the last emission is not said yet.
+        if call.emitted is not None and call.last_now < call.emitted_at:
             self._forget(call)
             return
         quick = max(self._not_before(call), call.last_now + self._timing.settle)
@@ -208,9 +209,9 @@ class CallTable:
             if (
                 call.emitted is None
                 and call.live & REFUSED
-                and not any(c.ended for c in said.calls)
+                and not any(c.ended and c.end_source != "timer" for c in said.calls)
             ):
-                # what looked like the call's refusal was an attempt's
+                # what looked like the call's refusal was an attempt's, or the caller tried elsewhere
                 self._move(call.live, call.live & ~REFUSED)
                 call.live &= ~REFUSED
             self._schedule(call, said.due)

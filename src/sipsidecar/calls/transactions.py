@@ -1,6 +1,7 @@
 """REGISTER and OPTIONS messages to one record per transaction: result, round-trip, peer."""
 
 import heapq
+from collections import OrderedDict
 from typing import Any
 
 from sipsidecar.calls.agents import Agents
@@ -11,6 +12,8 @@ from sipsidecar.wire import hep, sip
 
 TIMER_F = 32.0
 """64*T1: a request without any final response (RFC 3261 17.1.2.2)."""
+TIMER_J = 32.0
+"""64*T1: how long copies of an answered request still belong to it (RFC 3261 17.2.2)."""
 MAX_TRANSACTIONS = 50_000
 MAX_REPLIES = 16
 TURN = 512
@@ -52,6 +55,8 @@ class TransactionTable:
         self._agents = agents
         self._settle = (timing or Timing()).settle
         self._open: dict[Key, _Transaction] = {}
+        self._closed: OrderedDict[Key, float] = OrderedDict()
+        """Transactions whose record has left, and until when late copies are theirs."""
         self._deadlines: list[tuple[float, Key]] = []
         self._records: list[RegistrationRecord | PingRecord] = []
         self.refused = 0
@@ -75,6 +80,8 @@ class TransactionTable:
         key = (message.call_id, message.method, message.cseq, message.branch)
         found = self._open.get(key)
         if found is None:
+            if self._closed.get(key, now) > now:
+                return  # a client behind a firewall that never gets its 200 repeats for 32 s
             if len(self._open) >= MAX_TRANSACTIONS:
                 self.refused += 1
                 return
@@ -113,6 +120,14 @@ class TransactionTable:
             if found is not None and found.due == due:
                 del self._open[key]
                 self._close(found)
+                self._remember(key, now)
+
+    def _remember(self, key: Key, now: float) -> None:
+        closed = self._closed
+        closed[key] = now + TIMER_J
+        closed.move_to_end(key)
+        while len(closed) > MAX_TRANSACTIONS or next(iter(closed.values())) <= now:
+            closed.popitem(last=False)
 
     def drain(self) -> None:
         """Let every transaction leave; those that still waited for an answer are `interrupted`."""

@@ -196,7 +196,7 @@ _UNESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 def text(raw: bytes) -> str:
-    """Bytes from the wire as text: what is not UTF-8, and NUL, become visible escapes."""
+    """The first MAX_TEXT bytes as text: what is not UTF-8, and NUL, become visible escapes."""
     if len(raw) > MAX_TEXT:
         raw = raw[:MAX_TEXT]
     try:
@@ -429,10 +429,10 @@ def _headers(lines: list[bytes]) -> dict[str, list[bytes]] | None:
             if line.startswith((b" ", b"\t")):
                 return None
             key = _canonical(name)
-            if key not in _KEPT or not colon:
+            if key not in _KEPT:
                 continue
         if key in headers:
-            if len(headers[key]) < MAX_COPIES:
+            if colon and len(headers[key]) < MAX_COPIES:
                 headers[key].append(value.strip())
         elif key and colon:
             headers[key] = [value.strip()]
