@@ -143,6 +143,18 @@ def test_keep_alives_on_a_stream_are_refused_by_name() -> None:
     assert _accounted(world) == 3
 
 
+def test_a_fragment_belongs_to_its_stream_whatever_it_looks_like() -> None:
+    world = World()
+    payload = sip_text(INVITE, "cut@example.com")
+    end = payload.index(b"\r\n\r\n")
+    for part in (payload[:end], b"\r\n", b"\r\n" + payload[end + 4 :]):
+        world.send(_hep(part, ip_protocol=6))
+    assert [("cut@example.com", payload, 3)] == [
+        (m.call_id, m.payload, m.packets) for m in world.stored
+    ]
+    assert _accounted(world) == 3
+
+
 def test_streams_are_capped_and_the_quietest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "MAX_STREAMS", 2)
     world = World()

@@ -350,7 +350,8 @@ def _remember(newest: dict[object, dict[str, Any]], output: Output) -> None:
     """Keep the newest revision of each record, in the order of first appearance."""
     if isinstance(output, Retraction):
         kind = "call" if output.branch is None else "attempt"
-        newest.pop((kind, output.call_id, output.from_tag, output.branch), None)
+        gone = (kind, output.call_id, output.from_tag, output.branch, output.received_at)
+        newest.pop(gone, None)
         return
     kind = KINDS[type(output)]
     fields = msgspec.structs.asdict(output)
@@ -359,6 +360,7 @@ def _remember(newest: dict[object, dict[str, Any]], output: Output) -> None:
         output.call_id,
         fields.get("from_tag"),
         fields.get("branch"),
+        output.received_at,
         *((fields["cseq"],) if "cseq" in fields else ()),
     )
     newest[key] = {"kind": kind, **_readable(fields)}

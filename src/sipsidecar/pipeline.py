@@ -138,7 +138,10 @@ class Pipeline:
             self._oddities["trailing-bytes" if packet.trailing else "overdeclared-length"] += 1
         if not packet.source or not packet.destination:
             self._oddities["no-address"] += 1
-        if kind is hep.Kind.SIP or (kind is hep.Kind.OTHER and packet.protocol_type == 1):
+        if self._streams and packet.ip_protocol != UDP and _connection(packet) in self._streams:
+            # whatever it looks like alone: it is the next bytes of a message that has begun
+            self._fragment(packet, agent, now, received_at)
+        elif kind is hep.Kind.SIP or (kind is hep.Kind.OTHER and packet.protocol_type == 1):
             if packet.ip_protocol == UDP:
                 self._message(
                     packet, packet.payload, packet.captured_at, 1, agent, now, received_at
@@ -297,7 +300,7 @@ class Pipeline:
         self, packet: hep.Packet, agent: Agent | None, now: float, received_at: int
     ) -> None:
         """A payload off a byte stream: a part of a message, one, or several (sofia-sip <= 1.13.17)."""
-        key = (packet.source, packet.source_port, packet.destination, packet.destination_port)
+        key = _connection(packet)
         held = self._streams.get(key)
         if held is None:
             if stream.is_whole(packet.payload):
@@ -395,6 +398,11 @@ class Pipeline:
             self._registrations[code_label(record.final_code)] += 1
         elif isinstance(record, PingRecord):
             self._pings[code_label(record.final_code)] += 1
+
+
+def _connection(packet: hep.Packet) -> tuple[bytes, int, bytes, int]:
+    """One direction of one connection."""
+    return packet.source, packet.source_port, packet.destination, packet.destination_port
 
 
 def _figures(agent: Agent, now: float) -> AgentFigures:

@@ -296,6 +296,32 @@ FLOWS: list[tuple[str, list[str], dict[str, object]]] = [
         },
     ),
     (
+        "the caller's re-INVITE was lost, its refusal was seen: no second INVITE of the call",
+        [
+            *ANSWERED,
+            "8.0 B>A 488 2/INVITE b5 a x",
+            "8.1 A>B ACK 2/ACK b5 a x",
+            "65.0 A>B BYE 3/BYE b3 a x",
+        ],
+        {"final_code": 200, "invites": 1, "flags": ("reinvite",), "talk_ms": 60000.0},
+    ),
+    (
+        "481 to a refresh ends the dialog, and nobody knows when the talk ended",
+        [*ANSWERED, "30.0 A>B INVITE 2/INVITE b5 a x", "30.1 B>A 481 2/INVITE b5 a x"],
+        {
+            "final_code": 200,
+            "ended": True,
+            "end_source": "dialog-gone",
+            "talk_ms": None,
+            "released_by": None,
+        },
+    ),
+    (
+        "408 to an UPDATE ends the dialog too",
+        [*ANSWERED, "30.0 A>B UPDATE 2/UPDATE b5 a x", "62.0 B>A 408 2/UPDATE b5 a x"],
+        {"ended": True, "end_source": "dialog-gone"},
+    ),
+    (
         "a transfer is noted",
         [*ANSWERED, "8.0 A>B REFER 2/REFER b7 a x", *CALLER_BYE],
         {"flags": ("refer",)},

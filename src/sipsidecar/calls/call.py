@@ -39,6 +39,9 @@ Copy = tuple[Place, tuple[int, ...]]
 INVITED, RANG, ANSWERED, ENDED, REFUSED = 1, 2, 4, 8, 16
 """What a call's live state is made of at once, before its record is derived."""
 
+DIALOG_GONE = frozenset({408, 481})
+"""Answers to a re-INVITE or UPDATE that end the dialog (RFC 3261 12.2.1.2, RFC 4028 10)."""
+
 RECEIVER = 0
 """The clock of the messages that carry no time: this sidecar's own."""
 
@@ -197,6 +200,7 @@ class Call:
         "emitted",
         "emitted_at",
         "first_received_at",
+        "gone",
         "in_dialog",
         "last_now",
         "legs",
@@ -222,6 +226,7 @@ class Call:
         self.reinvites: tuple[tuple[str, int], ...] = ()
         self.refers = False
         self.in_dialog = False
+        self.gone: Times = ()
         self.session_expires: int | None = None
         self.clocks: tuple[int, ...] = ()
         self.copies: dict[int, Copy] = {}
@@ -279,6 +284,8 @@ class Call:
             self._see_reply(message, source, destination, clock, at)
         elif method == "BYE" and message.status >= 200 and message.status not in self.bye_codes:
             self.bye_codes += (message.status,)
+        elif method == "UPDATE" and message.status in DIALOG_GONE:
+            self.gone = earlier(self.gone, clock, at)
         where: Place | None = message.branch if method in ("INVITE", "CANCEL", "ACK") else None
         self._count_copy(fingerprint, where, source, destination, clock, at)
 

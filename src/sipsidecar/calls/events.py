@@ -24,7 +24,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     ended: bool = False
     ended_at: int | None = None
     end_source: str | None = None
-    """What ended it: bye, final, cancel, timer; None while unknown (the BYE was never seen)."""
+    """What ended it: bye, final, cancel, timer, dialog-gone (481 or 408 to a refresh); None while unknown (the BYE was never seen)."""
     agent_ids: tuple[int, ...] = ()
     """Capture ids that saw the call."""
     time_source: str = "agent"

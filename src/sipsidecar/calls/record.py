@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from sipsidecar.calls.call import (
+    DIALOG_GONE,
     MAX_LEGS,
     RECEIVER,
     Call,
@@ -149,7 +150,8 @@ class _View:
         self.legs = sorted(legs, key=lambda leg: (leg.cseq, _oldest(leg.invite), leg.branch))
         self.clocks = clocks
         self.parents = self._parents()
-        self.roots = [leg for leg in self.legs if leg.branch not in self.parents]
+        roots = [leg for leg in self.legs if leg.branch not in self.parents]
+        self.roots, self.late = _without_reinvites(roots)
         self.seen_invite = any(leg.invite for leg in self.legs)
         self.order = self._clock_order()
         self.byes = [b for b in call.byes.values() if from_tag in (b.from_tag, b.to_tag)]
@@ -295,6 +297,8 @@ class _View:
         answered_at = _merge(reply.times for reply in answers)
         if bye:
             ended_by = "bye"
+        elif answered and self._gone():
+            ended_by = "dialog-gone"
         elif answered:
             interval = call.session_expires
             wait = min(interval + TIMER_B, timing.longest) if interval else timing.longest
@@ -427,7 +431,16 @@ class _View:
 
     def _reinvited(self) -> bool:
         callees = {r.to_tag for leg in self.roots for r in leg.replies.values()}
-        return any(tag == self.tag or tag in callees for tag, _ in self.call.reinvites)
+        return bool(self.late) or any(
+            tag == self.tag or tag in callees for tag, _ in self.call.reinvites
+        )
+
+    def _gone(self) -> Times:
+        """When the far side said of a refresh that it knows no such dialog."""
+        refreshes = set(self.call.reinvites)
+        again = [leg for leg in self.call.legs.values() if (leg.from_tag, leg.cseq) in refreshes]
+        replies = (r for leg in (*again, *self.late) for r in leg.replies.values())
+        return _merge((self.call.gone, *(r.times for r in replies if r.status in DIALOG_GONE)))
 
     def _acknowledged(self) -> bool:
         """Some ACK that is not the one a refusal gets (RFC 3261 17.1.1.3: same branch)."""
@@ -535,6 +548,8 @@ class _View:
     ) -> int | None:
         if ended_by == "bye":
             return self._stamp(bye_at)
+        if ended_by == "dialog-gone":
+            return self._stamp(self._gone())
         if ended_by in ("final", "cancel") and final is not None:
             return self._stamp(final.times)
         if ended_by == "final":
@@ -813,6 +828,18 @@ def _merge(facts: Iterable[Times]) -> Times:
         for i in range(0, len(times), 2):
             merged = earlier(merged, times[i], times[i + 1])
     return merged
+
+
+def _without_reinvites(roots: list[Leg]) -> tuple[list[Leg], list[Leg]]:
+    """Ingress transactions, and those of re-INVITEs whose request was lost: after an answer no
+    INVITE without To tag is sent any more.
+    """
+    answered = [leg.cseq for leg in roots if leg.invite and any(map(_is_2xx, leg.replies.values()))]
+    if not answered:
+        return roots, []
+    first = min(answered)
+    late = [leg for leg in roots if leg.cseq > first and not leg.invite]
+    return [leg for leg in roots if leg not in late], late
 
 
 def _gave_way(attempt: AttemptRecord) -> bool:

@@ -129,7 +129,7 @@ class CallTable:
                 return
             call = self._calls[message.call_id] = Call(message.call_id, now, received_at)
             self._schedule(call, now + self._timing.settle + ORPHAN)
-        elif received_at < call.first_received_at:
+        elif received_at < call.first_received_at and call.emitted is None:
             call.first_received_at = received_at
         before, refused = call.live, call.refused
         call.see(message, source, destination, transport, fingerprint, clock, at)
