@@ -831,8 +831,9 @@ def _merge(facts: Iterable[Times]) -> Times:
 
 
 def _without_reinvites(roots: list[Leg]) -> tuple[list[Leg], list[Leg]]:
-    """Ingress transactions, and those of re-INVITEs whose request was lost: after an answer no
-    INVITE without To tag is sent any more.
+    """Ingress transactions, and those of re-INVITEs whose request was lost.
+
+    After an answer no INVITE without a To tag is sent any more: a reply to one is a re-INVITE's.
     """
     answered = [leg.cseq for leg in roots if leg.invite and any(map(_is_2xx, leg.replies.values()))]
     if not answered:
