@@ -115,8 +115,8 @@ def send_udp(address: tuple[str, int], packets: list[bytes], source: str = "127.
         sock.bind((source, 0))
         for number, packet in enumerate(packets):
             sock.sendto(packet, address)
-            if not number % 50:
-                time.sleep(0.002)
+            if not number % 20:
+                time.sleep(0.005)
 
 
 def send_tcp(address: tuple[str, int], packets: list[bytes], source: str = "127.0.0.1") -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from sipsidecar.calls.dialog import Timing
 from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
-from sipsidecar.calls.record import Timing
 from sipsidecar.pipeline import Output, Pipeline, Stored
 from sipsidecar.wire import hep
 

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import uvloop
 from running import (
     CORPUS,
     LIMIT,
+    Sidecar,
     alive,
     children,
     command,
@@ -53,6 +55,15 @@ def by_key(text: str) -> dict[tuple[str, str], dict[str, Any]]:
         for row in rows
         if row["kind"] == "call"
     }
+
+
+def complaints(one: Sidecar) -> list[str]:
+    """What it warned of, but for a receive buffer that this machine does not grant."""
+    return [
+        line
+        for line in one.words.splitlines()
+        if re.search("WARNING|ERROR", line) and "net.core.rmem_max" not in line
+    ]
 
 
 def one_line(ended: subprocess.CompletedProcess[str]) -> str:
@@ -98,8 +109,7 @@ def test_a_capture_that_is_sent_live_gives_what_its_replay_gives(
 
         assert running.stop(stop) == 0
         assert alive(family) == set()
-        assert "WARNING" not in running.words
-        assert "ERROR" not in running.words
+        assert complaints(running) == []
         last = running.words.splitlines()[-1]
         assert f"{len(sent)} packets received: {ledger['stored']} stored" in last
         again = running.ask("calls", "--since", "365d", "--limit", "500", "--json")

@@ -21,8 +21,9 @@ import uvloop
 from sipsidecar import __version__, rows
 from sipsidecar.batch import Waiting
 from sipsidecar.calls.call import Call
+from sipsidecar.calls.dialog import Timing
 from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
-from sipsidecar.calls.record import Timing, outcome
+from sipsidecar.calls.record import outcome
 from sipsidecar.calls.table import Retraction
 from sipsidecar.config import Config, parse_address, redacted
 from sipsidecar.edges.capture import CaptureError, TcpCapture, UdpCapture
@@ -260,6 +261,11 @@ class Sidecar:
                 if not tries:
                     raise
 
+    @property
+    def advice(self) -> str | None:
+        """What somebody should change although everything works."""
+        return self._udp.advice
+
     async def run_until(self, stopped: asyncio.Event) -> None:
         """Work until somebody says stop, or a part of the sidecar breaks."""
         waiter = asyncio.create_task(stopped.wait())
@@ -495,6 +501,8 @@ async def _serve(config: Config, also: Beside | None) -> int:
         loop.add_signal_handler(number, stop)
     await sidecar.start()
     print(_greeting(sidecar), flush=True)  # noqa: T201 -- what a person reads first
+    if sidecar.advice is not None:
+        log.warning("%s", sidecar.advice)
     extra = asyncio.create_task(also(sidecar)) if also else None
     try:
         await sidecar.run_until(stopped)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from sipsidecar.calls.agents import Agent, Agents
 from sipsidecar.calls.call import RECEIVER, Call
+from sipsidecar.calls.dialog import IMPLAUSIBLE_US, TIMER_B, Timing
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
     PingRecord,
     RegistrationRecord,
 )
-from sipsidecar.calls.record import IMPLAUSIBLE_US, TIMER_B, Timing
 from sipsidecar.calls.table import CallTable, Retraction
 from sipsidecar.calls.transactions import TransactionTable
 from sipsidecar.signals.snapshot import (

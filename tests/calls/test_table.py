@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from sim import Line, World, packet
 from sipsidecar.calls import table
+from sipsidecar.calls.dialog import Timing
 from sipsidecar.calls.events import CallRecord
-from sipsidecar.calls.record import Timing
 from sipsidecar.calls.table import Retraction
 
 INVITE = "0.0 A>B INVITE 1/INVITE b1 a -"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from ipaddress import ip_address
 
 from sipsidecar.calls.call import RECEIVER
-from sipsidecar.calls.record import Clocks
+from sipsidecar.calls.dialog import Clocks
 
 MAX_AGENTS = 1024
 """Capture ids are written by strangers; beyond this many senders share the receiver's clock."""

@@ -13,8 +13,9 @@ import msgspec
 
 from sipsidecar.calls.agents import Agents
 from sipsidecar.calls.call import ANSWERED, ENDED, INVITED, RANG, REFUSED, Call, Endpoint
+from sipsidecar.calls.dialog import ORPHAN, TIMER_B, TIMER_C, Timing
 from sipsidecar.calls.events import AttemptRecord, CallRecord
-from sipsidecar.calls.record import ORPHAN, TIMER_B, TIMER_C, Timing, outcome
+from sipsidecar.calls.record import outcome
 from sipsidecar.wire import sip
 
 MAX_LINGERING = 20_000

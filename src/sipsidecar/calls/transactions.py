@@ -6,8 +6,8 @@ from typing import Any
 
 from sipsidecar.calls.agents import Agents
 from sipsidecar.calls.call import Endpoint, Times, earlier, sendings
+from sipsidecar.calls.dialog import IMPLAUSIBLE_US, INVERSION_US, MAX_TEXT, Timing
 from sipsidecar.calls.events import PingRecord, RegistrationRecord
-from sipsidecar.calls.record import IMPLAUSIBLE_US, INVERSION_US, MAX_TEXT, Timing
 from sipsidecar.wire import hep, sip
 
 TIMER_F = 32.0

@@ -8,7 +8,6 @@ user space what it cannot use: a collector that stops reading makes agents close
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import socket
 import struct
@@ -36,8 +35,6 @@ PER_ADDRESS = 64
 READ_AT_ONCE = 64 * 1024
 MAX_IN_KERNEL = 64 * 2**20
 """Bytes that are still read from a connection at drain; socket buffers are smaller."""
-
-log = logging.getLogger("sipsidecar.capture")
 
 
 class CaptureError(OSError):
@@ -73,6 +70,8 @@ class UdpCapture:
         self._socket: socket.socket | None = None
         self._drops = 0
         self.buffer_bytes = 0
+        self.advice: str | None = None
+        """What to do about a receive buffer that is smaller than was asked for."""
 
     def open(self, host: str, port: int, buffer_bytes: int) -> tuple[str, int]:
         """Bind and start reading; returns the address it got."""
@@ -85,6 +84,11 @@ class UdpCapture:
             sock.close()
             raise _explain(error, host, port, "UDP") from None
         self.buffer_bytes = _grow_buffer(sock, buffer_bytes)
+        if self.buffer_bytes < buffer_bytes:
+            self.advice = (
+                f"the UDP receive buffer is {self.buffer_bytes} bytes, {buffer_bytes} were asked for;"
+                f" bursts may be lost in the kernel: sysctl -w net.core.rmem_max={buffer_bytes}"
+            )
         self._socket = sock
         self._loop.add_reader(sock.fileno(), self._first)
         bound: tuple[str, int] = sock.getsockname()[:2]
@@ -163,16 +167,7 @@ def _grow_buffer(sock: socket.socket, wanted: int) -> int:
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < wanted:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
     # the kernel reports twice what it uses for data (socket(7))
-    got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-    if got < wanted:
-        log.warning(
-            "the UDP receive buffer is %d bytes, %d were asked for; bursts may be lost in the kernel:"
-            " sysctl -w net.core.rmem_max=%d",
-            got,
-            wanted,
-            wanted,
-        )
-    return got
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
 
 class TcpCapture:
