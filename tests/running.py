@@ -126,9 +126,11 @@ def send_tcp(address: tuple[str, int], packets: list[bytes], source: str = "127.
 
 
 class Sidecar:
-    """One `sipsidecar run`, on free ports unless `arguments` say otherwise."""
+    """One `sipsidecar run` or `demo`, on free ports unless `arguments` say otherwise."""
 
-    def __init__(self, folder: Path, *arguments: str | Path, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str | Path, name: str = "run", **settings: str
+    ) -> None:
         self.folder = folder
         self.data = folder / "data"
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,12 +138,9 @@ class Sidecar:
         ports = ("--hep", "127.0.0.1:0", "--http", "127.0.0.1:0")
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
+            words = (name, *where, *ports, *arguments)
             self.process = subprocess.Popen(
-                list(
-                    map(
-                        str, (sys.executable, "-m", "sipsidecar", "run", *where, *ports, *arguments)
-                    )
-                ),
+                [sys.executable, "-m", "sipsidecar", *map(str, words)],
                 env=ENVIRONMENT | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -216,9 +215,11 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def sidecar(folder: Path, *arguments: str | Path, **settings: str) -> Iterator[Sidecar]:
+def sidecar(
+    folder: Path, *arguments: str | Path, name: str = "run", **settings: str
+) -> Iterator[Sidecar]:
     """A sidecar that is ready, for the length of a `with`."""
-    one = Sidecar(folder, *arguments, **settings)
+    one = Sidecar(folder, *arguments, name=name, **settings)
     try:
         yield one.wait_ready()
     finally:

@@ -192,6 +192,18 @@ def psql(dsn: str, sql: str) -> str | None:
     return done.stdout.strip()
 
 
+def test_a_demo_has_calls_within_ten_seconds_and_ends_like_a_run(
+    tmp_path: Path, database: str
+) -> None:
+    with sidecar(tmp_path, "--dsn", database, name="demo", **SOON) as running:
+        until("calls", lambda: running.ledger()["rows_stored"].get("calls", 0) >= 3, 10.0)
+        assert running.ledger()["balance"] == 0
+        assert running.stop(signal.SIGINT) == 0
+    assert complaints(running) == []
+    listed = command("calls", "--dsn", database)
+    assert len(listed.stdout.splitlines()) >= 4
+
+
 def test_the_greeting_says_what_listens_where_and_what_to_type(tmp_path: Path) -> None:
     with sidecar(tmp_path / "a b") as running:
         said = running.out.read_text()

@@ -474,6 +474,23 @@ def test_files_are_merged_by_time(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_that_is_out_of_order_gives_the_same_calls(tmp_path: Path) -> None:
+    """As of several queues of a network card, or two files put together by a careless tool."""
+    data = (KAMAILIO / "c_cancel.pcap").read_bytes()
+    records, at = [], 24
+    while at < len(data):
+        size = 16 + struct.unpack_from("<I", data, at + 8)[0]
+        records.append(data[at : at + size])
+        at += size
+    path = tmp_path / "mixed.pcap"
+    path.write_bytes(data[:24] + b"".join(records[1::2] + records[::2]))
+    whole, mixed = Replayed(KAMAILIO / "c_cancel.pcap"), Replayed(path)
+    assert {r.call_id: told(r) for r in mixed.calls()} == {
+        r.call_id: told(r) for r in whole.calls()
+    }
+    assert mixed.replay.now == whole.replay.now
+
+
 def test_timers_run_out_after_the_last_packet_as_they_would_in_life(tmp_path: Path) -> None:
     """An INVITE that nobody answers ends by Timer B, though the capture ends at once."""
     wire = Wire()
