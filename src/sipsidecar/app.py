@@ -164,7 +164,7 @@ def _gone(record: Retraction, node_id: int) -> rows.Replaced:
         record.branch or "",
         record.received_at,
         node_id,
-        1 << 30,
+        record.revision,
     )
 
 

@@ -143,7 +143,8 @@ def test_a_record_that_late_facts_disprove_is_taken_back() -> None:
         retraction.call_id,
         retraction.from_tag,
         retraction.branch,
-    ) == ("one@example.com", "x", None)
+        retraction.revision,
+    ) == ("one@example.com", "x", None, 1)
 
 
 def test_newcomers_over_the_cap_are_refused_and_counted_and_room_comes_back() -> None:

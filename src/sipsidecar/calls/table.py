@@ -43,6 +43,8 @@ class Retraction(msgspec.Struct, frozen=True):
     from_tag: str
     branch: str | None
     received_at: int
+    revision: int
+    """Of the change that disproved it: the records below it go."""
 
 
 _INFERRED_BY_TIMER = frozenset({"no_response", "stuck_early"})
@@ -262,7 +264,7 @@ class CallTable:
             revised = call.revision
             self._records += [msgspec.structs.replace(r, revision=revised) for r in fresh]
             self._records += [
-                Retraction(call.call_id, tag, branch, call.first_received_at)
+                Retraction(call.call_id, tag, branch, call.first_received_at, revised)
                 for tag, branch in sorted(said.keys() - now_said.keys(), key=str)
             ]
         call.emitted = now_said
