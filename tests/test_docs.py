@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 import sipsidecar
-from sipsidecar import cli
 from sipsidecar.calls.events import CallRecord
+from sipsidecar.cli.commands import _parser
 from sipsidecar.config import SETTINGS, settings_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +18,7 @@ def test_the_readme_has_every_setting_with_its_default() -> None:
 
 
 def test_the_readme_has_every_command() -> None:
-    actions = cli._parser()._subparsers._group_actions  # type: ignore[union-attr]
+    actions = _parser()._subparsers._group_actions  # type: ignore[union-attr]
     commands = list(actions[0].choices)  # type: ignore[arg-type]
     assert len(commands) >= 8
     for command in commands:

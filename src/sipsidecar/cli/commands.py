@@ -1,0 +1,197 @@
+"""Turns a command line into one command and its exit code."""
+
+import argparse
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from sipsidecar import __version__, app, demo
+from sipsidecar.batch import StoreError
+from sipsidecar.cli.reading import calls, ladder, print_dsn, write_pcap
+from sipsidecar.cli.replaying import replay
+from sipsidecar.cli.words import CliError, clear_progress, config_of, loaded_of
+from sipsidecar.config import ConfigError, render_json
+from sipsidecar.config import render as render_config
+from sipsidecar.edges import embedded, postgres
+from sipsidecar.edges.replay import ReplayError
+from sipsidecar.tables import printable
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 nothing found, 2 it could not."""
+    parser = _parser()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of any script on any terminal
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "handle"):
+        parser.print_help()
+        return 2
+    try:
+        code: int = arguments.handle(arguments)
+        sys.stdout.flush()
+    except (
+        CliError,
+        ConfigError,
+        StoreError,
+        ReplayError,
+        embedded.EmbeddedError,
+        OSError,
+    ) as error:
+        if isinstance(error, BrokenPipeError):
+            # `sipsidecar calls | head` is no error; do not let the interpreter complain at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        clear_progress()
+        print(f"sipsidecar: {printable(text)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sipsidecar",
+        description="Mirrored SIP in, one true record per call in PostgreSQL, live.",
+        epilog="example: sipsidecar run --hep 127.0.0.1:9060",
+    )
+    parser.add_argument("--version", action="version", version=f"sipsidecar {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(
+        name: str, handle: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(handle=handle)
+        where = command.add_argument_group("where")
+        where.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+        where.add_argument("--data", metavar="DIR", help="folder of the sidecar's own PostgreSQL")
+        where.add_argument("--dsn", metavar="DSN", help="use this PostgreSQL: postgresql://...")
+        return command
+
+    for name, handle, text in (
+        ("run", _run, "receive HEP, follow calls, store them"),
+        ("demo", _demo, "run, with sample traffic of its own"),
+    ):
+        command = add(name, handle, text, f"sipsidecar {name} --hep 127.0.0.1:9060")
+        command.add_argument("--hep", metavar="ADDR:PORT", help="listen here for HEP (UDP and TCP)")
+        command.add_argument("--http", metavar="ADDR:PORT", help="listen here for HTTP")
+
+    command = add(
+        "replay", replay, "print the records of capture files", "sipsidecar replay --json a.pcap"
+    )
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pcap or pcapng")
+    command.add_argument("--json", action="store_true", help="one JSON object per line")
+    command.add_argument("--store", action="store_true", help="write to PostgreSQL instead")
+
+    command = add("calls", calls, "list calls", "sipsidecar calls --since 1h --code 5xx")
+    command.add_argument(
+        "--since", metavar="TIME", help="30m, 1d or 2026-01-31T10:00, UTC (the last day)"
+    )
+    command.add_argument("--until", metavar="TIME", help="the same forms")
+    command.add_argument("--code", metavar="CODE", help="final code or class: 486 or 4xx")
+    command.add_argument("--trunk", metavar="NAME", help="calls over this trunk")
+    command.add_argument("--from", dest="from_user", metavar="TEXT", help="part of the From user")
+    command.add_argument("--to", dest="to_user", metavar="TEXT", help="part of the To user")
+    command.add_argument(
+        "--pdd-above", metavar="SECONDS", help="post-dial delay above: 2 or 2000ms"
+    )
+    command.add_argument("--duration-above", metavar="SECONDS", help="talk time above: 60 or 1m")
+    command.add_argument("--duration-below", metavar="SECONDS", help="talk time below")
+    command.add_argument("--mos-below", type=float, metavar="MOS", help="MOS below (not rated yet)")
+    command.add_argument(
+        "--flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="has this flag, such as failover; give it again for calls that have both",
+    )
+    command.add_argument("--call-id", metavar="TEXT", help="part of the Call-ID")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--answered", action="store_true", help="only answered calls")
+    which.add_argument("--failed", action="store_true", help="only calls that were not answered")
+    command.add_argument(
+        "--sort", choices=postgres.ORDERS, default="started_at", help="highest first (started_at)"
+    )
+    command.add_argument(
+        "--limit", type=_count, default=50, metavar="N", help="at most so many (50)"
+    )
+    command.add_argument(
+        "--live", action="store_true", help="calls that are going on now, unfiltered"
+    )
+    command.add_argument("--http", metavar="ADDR:PORT", help="for --live: the sidecar's HTTP")
+    command.add_argument("--json", action="store_true", help="one JSON object per line")
+
+    command = add(
+        "ladder", ladder, "draw the messages of a call", "sipsidecar ladder 3848276298220188511@a"
+    )
+    command.add_argument(
+        "call_id", metavar="CALL-ID", help="or a part of it that only one call has"
+    )
+    command.add_argument("--width", type=int, metavar="N", help="columns (the terminal's)")
+    command.add_argument("--json", action="store_true", help="one JSON object per message")
+
+    command = add(
+        "pcap",
+        write_pcap,
+        "write a call's messages to a pcap file",
+        "sipsidecar pcap a84b4c76 -o a.pcap",
+    )
+    command.add_argument(
+        "call_id", metavar="CALL-ID", help="or a part of it that only one call has"
+    )
+    command.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="- for standard output"
+    )
+
+    add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')
+    command = add(
+        "check-config", _check_config, "print every setting and its source",
+        "sipsidecar check-config --config sipsidecar.toml",
+    )  # fmt: skip
+    command.add_argument("--json", action="store_true", help="as one JSON object")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return app.run(config_of(arguments))
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    async def play(sidecar: app.Sidecar) -> None:
+        host, port = sidecar.hep_address
+        await demo.play(host, port)
+
+    return app.run(config_of(arguments), also=play)
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    loaded = loaded_of(arguments)
+    print(render_json(loaded) if arguments.json else render_config(loaded))
+    return 0

@@ -1,0 +1,187 @@
+"""Turns capture files into printed records, or into rows of PostgreSQL."""
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from sipsidecar import app
+from sipsidecar.batch import Waiting
+from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.table import Retraction
+from sipsidecar.cli.reading import reading_dsn
+from sipsidecar.cli.words import (
+    CliError,
+    call_table,
+    clear_progress,
+    config_of,
+    json_line,
+    progress,
+    readable,
+)
+from sipsidecar.config import Config
+from sipsidecar.edges import embedded, postgres
+from sipsidecar.edges.replay import Replay
+from sipsidecar.pipeline import Output, Pipeline
+
+KINDS = {
+    CallRecord: "call",
+    AttemptRecord: "attempt",
+    RegistrationRecord: "registration",
+    PingRecord: "ping",
+}
+REPLAY_NODE = 0
+"""Writes as no sidecar does (their numbers begin with 1), so that one may be running."""
+REPLAY_ROWS = 5000
+"""Rows in memory at which `replay --store` writes a batch."""
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Print the records of capture files, or write them to PostgreSQL."""
+    for path in arguments.files:
+        if not path.exists():
+            raise CliError(f"{path}: no such file")
+    config = config_of(arguments)
+    if arguments.store:
+        return asyncio.run(_replay_into_store(arguments, config))
+    pipeline = app.pipeline_of(config)
+    newest: dict[object, dict[str, Any]] = {}
+    run = Replay(arguments.files, pipeline, progress=progress())
+    for output in run:
+        _remember(newest, output)
+    clear_progress()
+    counts = dict.fromkeys(KINDS.values(), 0)
+    rows: list[dict[str, Any]] = []
+    for fields in newest.values():
+        counts[fields["kind"]] += 1
+        if arguments.json:
+            print(json_line(fields))
+        elif fields["kind"] == "call":
+            rows.append(fields)
+    summary = _summary(run, pipeline, counts)
+    if arguments.json:
+        print(json_line({"kind": "summary", **summary}))
+        return 0
+    if rows:
+        print(call_table(rows))
+    counted = {key.replace("_", " "): n for key, n in summary.items() if isinstance(n, int)}
+    print(", ".join(f"{count} {what}" for what, count in counted.items()))
+    _say_truncated(run)
+    return 0
+
+
+def _remember(newest: dict[object, dict[str, Any]], output: Output) -> None:
+    """Keep the newest revision of each record, in the order of first appearance."""
+    if isinstance(output, Retraction):
+        kind = "call" if output.branch is None else "attempt"
+        gone = (kind, output.call_id, output.from_tag, output.branch, output.received_at)
+        newest.pop(gone, None)
+        return
+    kind = KINDS[type(output)]
+    fields = msgspec.structs.asdict(output)
+    key = (
+        kind,
+        output.call_id,
+        fields.get("from_tag"),
+        fields.get("branch"),
+        output.received_at,
+        *((fields["cseq"],) if "cseq" in fields else ()),
+    )
+    newest[key] = {"kind": kind, **readable(fields)}
+
+
+def _summary(run: Replay, pipeline: Pipeline, counts: dict[str, int]) -> dict[str, Any]:
+    said = pipeline.snapshot(run.now)
+    return {
+        "packets": said.received,
+        "calls": counts["call"],
+        "attempts": counts["attempt"],
+        "registrations": counts["registration"],
+        "pings": counts["ping"],
+        "messages": said.stored_out,
+        "quarantined": said.quarantined_out,
+        "refused": sum(said.refused.values()),
+        "orphans": said.orphans,
+        "not_sip": run.not_sip,
+        "refused_by_reason": said.refused,
+        "odd": said.oddities,
+        "cut_packets": run.cut,
+        "skipped_packets": dict(run.skipped),
+        "truncated_files": run.truncated,
+    }
+
+
+async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> int:
+    """Through the same rows and the same ledger as live traffic, batch by batch."""
+    pipeline = app.pipeline_of(config)
+    async with _writing_dsn(config) as dsn:
+        store = postgres.Postgres(postgres.PostgresSettings(dsn=dsn, node_id=REPLAY_NODE))
+        await store.open()
+        waiting = Waiting(max_rows=REPLAY_ROWS, max_age=0.0, max_bytes=1 << 40)
+        maker = app.RowMaker(waiting, REPLAY_NODE, messages=config.database.store_messages)
+
+        async def write(least: int) -> None:
+            while len(waiting) > least and (batch := waiting.take()) is not None:
+                rows = {name: [row.data for row in some] for name, some in batch.tables.items()}
+                await store.write(_content(rows), rows, batch.replaced)
+                waiting.done()
+
+        try:
+            run = Replay(
+                arguments.files,
+                pipeline,
+                keep=lambda stored: maker.keep(stored, 0.0),
+                progress=progress(),
+            )
+            for outputs in run.turns():
+                maker.add(outputs, 0.0)
+                if len(waiting) > REPLAY_ROWS:
+                    await write(REPLAY_ROWS)
+            await write(0)
+        finally:
+            await store.close()
+    clear_progress()
+    stored = dict(waiting.stored)
+    if arguments.json:
+        print(json_line({"kind": "stored", **stored}))
+    else:
+        said = ", ".join(f"{count} {name}" for name, count in sorted(stored.items())) or "nothing"
+        print(f"in the database: {said}")
+    _say_truncated(run)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _writing_dsn(config: Config) -> AsyncIterator[str]:
+    """The same, but an embedded one that was never started is made."""
+    directory = app.data_directory(config)
+    if config.database.dsn or embedded.cluster_major(directory) is not None:
+        async with reading_dsn(config) as dsn:
+            yield dsn
+        return
+    server = embedded.EmbeddedPostgres(directory, binaries=app.binaries_of(config))
+    dsn = await server.start()
+    try:
+        yield dsn
+    finally:
+        await server.stop()
+
+
+def _content(tables: dict[str, list[bytes]]) -> int:
+    """A number for a batch by what is in it: a capture that is stored again changes nothing."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, rows in tables.items():
+        digest.update(name.encode())
+        for row in rows:
+            digest.update(row)
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+def _say_truncated(run: Replay) -> None:
+    for path in run.truncated:
+        print(f"sipsidecar: {path} ends inside a packet; it was read up to there", file=sys.stderr)
