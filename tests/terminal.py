@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from running import ENVIRONMENT, LIMIT
 from sipsidecar.wire import pcap
 
@@ -71,7 +73,10 @@ def hostile_capture(path: Path) -> Path:
 
 def on_terminal(arguments: list[str], columns: int) -> str:
     """What a command shows on a terminal of so many columns."""
-    main, side = pty.openpty()
+    try:
+        main, side = pty.openpty()
+    except OSError as error:
+        pytest.skip(f"no pseudo-terminal here: {error}")
     with subprocess.Popen(
         [sys.executable, "-m", "sipsidecar", *arguments],
         env=ENVIRONMENT | {"COLUMNS": str(columns)}, stdin=side, stdout=side, stderr=side,
