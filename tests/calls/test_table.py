@@ -250,3 +250,16 @@ def test_a_simulated_day_leaves_nothing_behind() -> None:
     assert len(world.calls()) == 400
     assert len(world.pipeline.calls) == 0
     assert world.pipeline.next_timer() is None
+
+
+def test_a_caller_that_turns_to_the_next_server_is_live_again() -> None:
+    world = _world()
+    _send(world, INVITE)
+    _send(world, "0.5 B>A 503 1/INVITE b1 a x")
+    assert _live(world) == {"trying": 0, "ringing": 0, "answered": 0}
+    _send(world, "1.0 A>C INVITE 1/INVITE b2 a -")
+    world.run_until(4.0)
+    assert _live(world) == {"trying": 1, "ringing": 0, "answered": 0}
+    _send(world, "5.0 C>A 486 1/INVITE b2 a y")
+    world.run_out()
+    assert (world.call().final_code, sum(_live(world).values())) == (486, 0)
