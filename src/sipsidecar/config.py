@@ -53,6 +53,24 @@ class Hep(msgspec.Struct, frozen=True):
     tcp_idle_seconds: Annotated[
         float, _meta("A TCP peer that holds back half a message longer is closed", 0.1, 86400)
     ] = 30.0
+    tls_listen: Annotated[
+        str, _meta("ADDR:PORT for HEP over TLS, beside the plain port; empty: none")
+    ] = ""
+    tls_certificate: Annotated[str, _meta("PEM file with the certificate and its chain")] = ""
+    tls_key: Annotated[str, _meta("PEM file with the private key")] = ""
+    tls_client_ca: Annotated[
+        str, _meta("PEM file of authorities: only agents with a certificate of theirs may connect")
+    ] = ""
+    allow: Annotated[
+        tuple[str, ...], _meta("Networks (CIDR) whose HEP is taken; empty: every sender's")
+    ] = ()
+    keys: Annotated[
+        dict[str, str],
+        _meta('Agent keys as `{ 2001 = "file:/path" }`, `"*"` for other capture ids; secret'),
+    ] = {}
+    insecure: Annotated[
+        bool, _meta("Allow a public address although neither `allow`, `keys` nor a CA is set")
+    ] = False
     local_addresses: Annotated[
         tuple[str, ...], _meta("IP addresses of the capturing proxies; empty: learned")
     ] = ()
@@ -66,12 +84,28 @@ class Http(msgspec.Struct, frozen=True):
     """Where metrics and health are read."""
 
     listen: Annotated[str, _meta("ADDR:PORT for HTTP; port 0: any free one")] = "127.0.0.1:9080"
+    read_tokens: Annotated[
+        tuple[str, ...], _meta("Bearer tokens that may read; empty: no token is asked; secret")
+    ] = ()
+    operate_tokens: Annotated[
+        tuple[str, ...], _meta("Bearer tokens that may also change things; secret")
+    ] = ()
+    tls_certificate: Annotated[str, _meta("PEM file with the certificate; empty: plain HTTP")] = ""
+    tls_key: Annotated[str, _meta("PEM file with the private key")] = ""
+    hosts: Annotated[
+        tuple[str, ...], _meta("Names in URLs besides the address itself and localhost")
+    ] = ()
+    connections: Annotated[
+        int, _meta("HTTP connections at one time; more are refused", 1, 65535)
+    ] = 256
+    insecure: Annotated[bool, _meta("Allow a public address although no token is set")] = False
 
 
 class Database(msgspec.Struct, frozen=True):
     """Where records go."""
 
     dsn: Annotated[str, _meta("postgresql:// URI; empty: the sidecar's own PostgreSQL")] = ""
+    password: Annotated[str, _meta("Password for the DSN, when it holds none; secret")] = ""
     directory: Annotated[
         str, _meta("Folder of the sidecar's own PostgreSQL; empty: by platform")
     ] = ""
@@ -86,8 +120,27 @@ class Database(msgspec.Struct, frozen=True):
     store_messages: Annotated[bool, _meta("Keep each message's text, for ladders and pcap")] = True
 
 
+class Spool(msgspec.Struct, frozen=True):
+    """Where batches wait on disk while the database is away."""
+
+    directory: Annotated[str, _meta("Folder of the spool; empty: beside the database's")] = ""
+    max_bytes: Annotated[
+        int, _meta("Most bytes on disk, oldest messages go first; 0: no spool", 0, 2**50)
+    ] = 2 * 2**30
+    max_age_hours: Annotated[
+        float, _meta("Hours after which a spooled batch is given up", 0.01, 87600)
+    ] = 72.0
+    write_ahead: Annotated[
+        bool, _meta("Write every batch to the spool first, so that a crash loses less")
+    ] = False
+
+
 class Retention(msgspec.Struct, frozen=True):
-    """How many days rows are kept."""
+    """How long rows are kept."""
+
+    max_bytes: Annotated[
+        int, _meta("Most bytes of all tables; the oldest partitions go first; 0: any", 0, 2**60)
+    ] = 0
 
     calls_days: Annotated[int, _meta("Days to keep calls", 1, 36500)] = 90
     attempts_days: Annotated[int, _meta("Days to keep attempts", 1, 36500)] = 90
@@ -112,6 +165,33 @@ class Calls(msgspec.Struct, frozen=True):
     max_seconds: Annotated[
         float, _meta("Longest call: one whose BYE was not seen ends then", 1, 30 * 86400)
     ] = 14400.0
+    rebuild_seconds: Annotated[
+        float, _meta("How far back calls open at a crash are looked for; 0: not at all", 0, 86400)
+    ] = 3600.0
+    warming_seconds: Annotated[
+        float, _meta("Time after a start during which calls may lack their beginning", 0, 86400)
+    ] = 180.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the process may use."""
+
+    memory_bytes: Annotated[
+        int, _meta("Memory ceiling; near it rows, then new calls are refused", 128 * 2**20, 2**40)
+    ] = 512 * 2**20
+
+
+class Privacy(msgspec.Struct, frozen=True):
+    """What of people is masked before anything is kept."""
+
+    key: Annotated[
+        str, _meta("Key of the tokens that stand for masked names, 16 bytes or more; secret")
+    ] = ""
+    mask_users: Annotated[bool, _meta("Mask user parts of SIP and tel URIs")] = False
+    mask_names: Annotated[bool, _meta("Mask display names")] = False
+    mask_bodies: Annotated[bool, _meta("Mask message bodies other than SDP")] = False
+    keep_dtmf: Annotated[bool, _meta("Keep the digits of DTMF in INFO bodies")] = False
+    keep_media_keys: Annotated[bool, _meta("Keep the SRTP keys (SDES) in SDP")] = False
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -130,8 +210,11 @@ class Config(msgspec.Struct, frozen=True):
     hep: Hep = Hep()
     http: Http = Http()
     database: Database = Database()
+    spool: Spool = Spool()
     retention: Retention = Retention()
     calls: Calls = Calls()
+    limits: Limits = Limits()
+    privacy: Privacy = Privacy()
     log: Log = Log()
 
 
@@ -147,6 +230,8 @@ class Loaded(msgspec.Struct, frozen=True):
 
     config: Config
     sources: dict[str, str]
+    references: dict[str, Any] = {}
+    """For each secret what may be shown of it: where it comes from, never what it is."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -211,13 +296,128 @@ def _check_dsn(dsn: str) -> None:
         raise ValueError("expected postgresql://USER@HOST/NAME")  # never shows a password
 
 
+def _check_listen(address: str) -> None:
+    if address:
+        parse_address(address)
+
+
+def _check_networks(networks: tuple[str, ...]) -> None:
+    for network in networks:
+        ipaddress.ip_network(network)
+
+
+def _check_keys(keys: dict[str, str]) -> None:
+    for capture_id in keys:
+        if capture_id != "*" and not (
+            re.fullmatch("[0-9]{1,10}", capture_id) and int(capture_id) < 2**32
+        ):
+            raise ValueError(f'expected capture ids or "*", got {capture_id!r}')
+
+
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "hep.listen": parse_address,
     "http.listen": parse_address,
+    "hep.tls_listen": _check_listen,
+    "hep.allow": _check_networks,
+    "hep.keys": _check_keys,
     "hep.local_addresses": _check_addresses,
     "hep.agents": _check_agents,
     "database.dsn": _check_dsn,
 }
+
+
+SECRETS = frozenset(
+    {"hep.keys", "http.read_tokens", "http.operate_tokens", "database.password", "privacy.key"}
+)
+"""Settings whose values nobody may read: never shown, never in an error.
+
+Each may be `file:PATH` or `env:NAME` instead of the secret itself.
+"""
+LEAST_SECRET = 16
+"""Characters of a token or a masking key: fewer can be guessed."""
+
+
+def _secret(key: str, text: str, environ: Mapping[str, str]) -> str:
+    """Fetch a secret from where a setting says it is; an error never shows any part of it."""
+    if text.startswith("file:"):
+        path = Path(text.removeprefix("file:"))
+        try:
+            found = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"{key}: {path}: {error.strerror}") from None
+        except ValueError:
+            raise ConfigError(f"{key}: {path}: expected text in UTF-8") from None
+    elif text.startswith("env:"):
+        name = text.removeprefix("env:")
+        found = environ.get(name, "")
+    else:
+        found = text
+    if text and not found:
+        raise ConfigError(f"{key}: {text}: nothing there")
+    if key in {"http.read_tokens", "http.operate_tokens", "privacy.key"} and 0 < len(found) < (
+        LEAST_SECRET
+    ):
+        raise ConfigError(f"{key}: expected {LEAST_SECRET} characters or more")
+    return found
+
+
+def _reference(text: str) -> str:
+    """What may be shown of a secret's setting."""
+    return text if text.startswith(("file:", "env:")) or not text else "***"
+
+
+_Secrets = str | tuple[str, ...] | dict[str, str]
+
+
+def _resolved(value: _Secrets, use: Callable[[str], str]) -> _Secrets:
+    if isinstance(value, dict):
+        return {name: use(one) for name, one in value.items()}
+    if isinstance(value, str):
+        return use(value)
+    return tuple(use(one) for one in value)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether ADDR:PORT can be reached from this machine alone."""
+    host, _ = parse_address(address)
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
+
+
+def _check_whole(config: Config, sources: Mapping[str, str]) -> None:
+    """Find settings that are wrong together: half of TLS, and doors open to everybody."""
+
+    def wrong(key: str, why: str) -> ConfigError:
+        return ConfigError(f"{key}: {why} ({sources[key]})")
+
+    hep, http, privacy = config.hep, config.http, config.privacy
+    for section, tls in (("hep", hep), ("http", http)):
+        if bool(tls.tls_certificate) != bool(tls.tls_key):
+            missing = "tls_key" if tls.tls_certificate else "tls_certificate"
+            raise wrong(f"{section}.{missing}", "TLS needs both a certificate and a key")
+    if hep.tls_listen and not hep.tls_certificate:
+        raise wrong("hep.tls_listen", "needs hep.tls_certificate and hep.tls_key")
+    if (privacy.mask_users or privacy.mask_names) and not privacy.key:
+        raise wrong("privacy.key", "masking needs a key, such as file:/etc/sipsidecar/mask.key")
+    known = bool(hep.allow or hep.keys or hep.insecure)
+    if not known and not is_loopback(hep.listen):
+        raise wrong(
+            "hep.listen",
+            f"{hep.listen} can be reached by everybody: say whose HEP is taken with hep.allow"
+            " (networks) or hep.keys, or set hep.insecure = true",
+        )
+    if not (known or hep.tls_client_ca) and hep.tls_listen and not is_loopback(hep.tls_listen):
+        raise wrong(
+            "hep.tls_listen",
+            f"{hep.tls_listen} can be reached by everybody: say whose HEP is taken with"
+            " hep.tls_client_ca, hep.allow or hep.keys, or set hep.insecure = true",
+        )
+    authenticated = http.read_tokens or http.operate_tokens or http.insecure
+    if not authenticated and not is_loopback(http.listen):
+        raise wrong(
+            "http.listen",
+            f"{http.listen} can be reached by everybody: set http.read_tokens, or"
+            " http.insecure = true",
+        )
 
 
 def find_file(
@@ -232,10 +432,15 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     """Read the settings; `flags` has dotted keys, and None for a flag that was not given."""
     values: dict[str, dict[str, object]] = {}
     sources = dict.fromkeys(_BY_KEY, "default")
+    references: dict[str, Any] = {}
 
     def put(setting: Setting, value: object, source: str) -> None:
         section, _, name = setting.key.partition(".")
-        values.setdefault(section, {})[name] = _checked(setting, value, source)
+        checked: Any = _checked(setting, value, source)
+        if setting.key in SECRETS:
+            references[setting.key] = _resolved(checked, _reference)
+            checked = _resolved(checked, lambda text: _secret(setting.key, text, environ))
+        values.setdefault(section, {})[name] = checked
         sources[setting.key] = source
 
     if path:
@@ -252,7 +457,9 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
             _expect(key, _BY_KEY, "flag")
             plain = _from_text(value, _BY_KEY[key].base) if isinstance(value, str) else value
             put(_BY_KEY[key], plain, f"flag {FLAGS.get(key, '--' + key)}")
-    return Loaded(msgspec.convert(values, Config), sources)
+    config = msgspec.convert(values, Config)
+    _check_whole(config, sources)
+    return Loaded(config, sources, references)
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -315,7 +522,7 @@ def _checked(setting: Setting, value: object, source: str) -> object:
         why = why[0].lower() + why[1:].replace("array", "list").replace("object", "table")
         if isinstance(value, str) and at == "":
             why = why.removesuffix(", got str")
-        if ", got" not in why:
+        if ", got" not in why and setting.key not in SECRETS:
             why += f", got {value!r}"
     except ValueError as error:
         why = str(error)
@@ -335,7 +542,7 @@ def _shown(loaded: Loaded) -> dict[str, Any]:
     for key in _BY_KEY:
         section, _, name = key.partition(".")
         values[key] = getattr(getattr(loaded.config, section), name)
-    return values | {"database.dsn": redacted(loaded.config.database.dsn)}
+    return values | {"database.dsn": redacted(loaded.config.database.dsn)} | loaded.references
 
 
 def render(loaded: Loaded) -> str:
@@ -357,8 +564,13 @@ def render_json(loaded: Loaded) -> str:
 
 def _toml(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+        pairs = (f"{_toml_key(key)} = {_toml(one)}" for key, one in value.items())
+        return "{" + ", ".join(pairs) + "}"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def settings_markdown() -> str:
