@@ -141,7 +141,7 @@ class Sidecar:
             words = (name, *where, *ports, *arguments)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sipsidecar", *map(str, words)],
-                env=ENVIRONMENT | settings,
+                env=ENVIRONMENT | {"SIPSIDECAR_SPOOL__DIRECTORY": str(folder / "spool")} | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

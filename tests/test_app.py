@@ -2,7 +2,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import logging
 import os
 import re
 import signal
@@ -17,7 +16,6 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
-import uvloop
 
 from running import (
     CORPUS,
@@ -33,8 +31,11 @@ from running import (
     until,
 )
 from sipsidecar import app
-from sipsidecar.config import Config, Database, Hep, Http
+from sipsidecar.batch import StoreUnavailable
+from sipsidecar.config import Config, Database, Hep, Http, Limits, Spool
+from sipsidecar.edges import host
 from sipsidecar.edges.embedded import DirectoryLock
+from sipsidecar.signals.snapshot import MemoryFigures
 from sipsidecar.wire import hep
 
 SOON = {"SIPSIDECAR_CALLS__SETTLE_SECONDS": "0.5"}
@@ -128,7 +129,7 @@ def test_what_arrived_in_the_last_moment_is_stored_before_the_end(tmp_path: Path
         running.process.send_signal(signal.SIGTERM)
         running.process.send_signal(signal.SIGCONT)
         assert running.process.wait(LIMIT) == 0
-    assert "200 packets received: 200 stored, 0 quarantined, 0 refused, 0 dropped" in running.words
+    assert "200 packets received: 200 stored, 0 on disk" in running.words
     rows = running.ask("calls", "--since", "365d", "--limit", "500", "--json").stdout
     flags = {key: row["flags"] for key, row in by_key(rows).items()}
     assert len(flags) > 10
@@ -241,7 +242,14 @@ def test_a_port_that_is_taken_is_named_in_one_line_and_nothing_is_left_behind(
 
 def test_an_address_of_another_machine_is_refused_in_one_line(tmp_path: Path) -> None:
     for flag in ("--hep", "--http"):
-        line = refused("--data", tmp_path / "data", flag, "192.0.2.1:9060")
+        line = refused(
+            "--data",
+            tmp_path / "data",
+            flag,
+            "192.0.2.1:9060",
+            SIPSIDECAR_HEP__INSECURE="true",
+            SIPSIDECAR_HTTP__INSECURE="true",
+        )
         assert f"192.0.2.1:9060 is no address of this machine; give {flag} one that is" in line
     assert not (tmp_path / "data").exists()
 
@@ -266,7 +274,7 @@ def test_a_data_directory_that_cannot_be_written_is_named_in_one_line(tmp_path: 
     ],
 )  # fmt: skip
 def test_a_wrong_dsn_is_one_line_without_the_password(tmp_path: Path, dsn: str, says: str) -> None:
-    line = refused("--dsn", dsn)
+    line = refused("--dsn", dsn, SIPSIDECAR_SPOOL__MAX_BYTES="0")
     assert says in line
     assert "secret" not in line
     assert "sec/ret" not in line
@@ -306,6 +314,12 @@ def collector() -> Iterator[None]:
     yield
     gc.set_threshold(*threshold)
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def spool_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sidecars in this process keep their spool in the test's folder."""
+    monkeypatch.setattr(app, "default_directory", lambda: tmp_path)
 
 
 def settings(dsn: str, **changes: Any) -> Config:
@@ -478,24 +492,66 @@ async def test_calls_that_go_on_are_on_the_live_page(database: str) -> None:
 
 
 @pytest.mark.usefixtures("collector")
-async def test_a_database_that_goes_away_makes_the_sidecar_unready_and_loses_nothing(
-    database: str, postgres_dsn: str
+@pytest.mark.parametrize("spool", [True, False], ids=["spool", "memory"])
+async def test_a_database_that_goes_away_loses_nothing(
+    database: str, postgres_dsn: str, spool: bool
 ) -> None:
     name = database.split("///")[1].split("?", maxsplit=1)[0]
     sent = datagrams("kamailio/n_hepv2")
-    async with started(settings(database)) as one:
+    config = settings(database) if spool else settings(database, spool=Spool(max_bytes=0))
+    async with started(config) as one:
         assert (await page(one, "/health/ready"))[0] == 200
         await send_away(postgres_dsn, name)
         await asyncio.to_thread(send_udp, one.hep_address, sent)
         await wait("the outage", lambda: not one.figures().storage.up)
+        side = "spooled" if spool else "waiting"
+        await wait("its rows", lambda: one.figures().ledger()[side] == 26)
+        assert one.figures().ledger()["balance"] == 0
         status, said = await page(one, "/health/ready")
-        assert status == 503
-        assert [key for key, check in said["checks"].items() if not check["ok"]] == ["database"]
-        assert one.figures().ledger()["waiting"] == 26
+        # With a spool it does its work; without one it is about to lose what it was given.
+        assert status == (200 if spool else 503)
+        assert not said["checks"]["database"]["ok"]
         await rows(postgres_dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         await wait("the end of it", lambda: one.figures().storage.packets_stored == 26)
         assert (await page(one, "/health/ready"))[0] == 200
+        assert one.figures().ledger()["balance"] == 0
     assert await rows(database, "SELECT count(*) FROM messages") == [(26,)]
+
+
+@pytest.mark.usefixtures("collector")
+async def test_what_a_drain_leaves_on_disk_the_next_start_stores(
+    database: str, postgres_dsn: str
+) -> None:
+    name = database.split("///")[1].split("?", maxsplit=1)[0]
+    async with started(settings(database)) as one:
+        await send_away(postgres_dsn, name)
+        await asyncio.to_thread(send_udp, one.hep_address, datagrams("kamailio/n_hepv2"))
+        await wait("packets", lambda: one.figures().ledger()["received"] == 26)
+    ledger = one.figures().ledger()
+    assert (ledger["spooled"], ledger["dropped"], ledger["balance"]) == (26, 0, 0)
+    # It starts although the database is away still.
+    async with started(settings(database)) as one:
+        assert one.figures().ledger()["inherited"] == 26
+        assert not one.figures().storage.up
+        await rows(postgres_dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await wait("the end of it", lambda: one.figures().storage.packets_stored == 26)
+        ledger = one.figures().ledger()
+        assert (ledger["spooled"], ledger["balance"]) == (0, 0)
+    assert await rows(database, "SELECT count(*) FROM messages") == [(26,)]
+    ended = "SELECT count(*), count(DISTINCT call_id) FROM calls"
+    ((calls, distinct),) = await rows(database, ended)
+    assert calls == distinct > 0
+
+
+@pytest.mark.usefixtures("collector")
+async def test_without_a_spool_a_database_that_is_away_at_the_start_is_an_error(
+    database: str, postgres_dsn: str
+) -> None:
+    name = database.split("///")[1].split("?", maxsplit=1)[0]
+    await send_away(postgres_dsn, name)
+    one = app.Sidecar(settings(database, spool=Spool(max_bytes=0)))
+    with pytest.raises(StoreUnavailable):
+        await one.start()
 
 
 @pytest.mark.usefixtures("collector")
@@ -503,7 +559,7 @@ async def test_a_drain_that_is_given_up_says_what_was_lost(
     database: str, postgres_dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = database.split("///")[1].split("?", maxsplit=1)[0]
-    one = app.Sidecar(settings(database))
+    one = app.Sidecar(settings(database, spool=Spool(max_bytes=0)))
     await one.start()
     await send_away(postgres_dsn, name)
     await asyncio.to_thread(send_udp, one.hep_address, datagrams("kamailio/n_hepv2"))
@@ -517,6 +573,58 @@ async def test_a_drain_that_is_given_up_says_what_was_lost(
     ledger = one.figures().ledger()
     assert (ledger["dropped"], ledger["balance"], ledger["waiting"]) == (26, 0, 0)
     assert any("Ctrl-C gives them up" in message for message in caplog.messages)
+
+
+@pytest.mark.usefixtures("collector")
+async def test_near_the_memory_ceiling_what_waits_and_what_lingers_is_given_up_and_counted(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = 100 << 20
+    monkeypatch.setattr(host, "memory_bytes", lambda: used)
+    async with started(settings(database)) as one:
+        one._govern(one._loop.time())
+        assert one.figures().memory == MemoryFigures(used, 512 << 20, 1.0)
+        for step in range(200):  # it grows and grows
+            used = (512 << 20) + step * (4 << 20)
+            one._govern(one._loop.time())
+        assert one.pipeline.calls.refuse_new
+        other = datagrams("kamailio/n_hepv2")
+        for packet in other:
+            one.pipeline.receive(packet, 0.0, 1, AGENT)
+        assert one.figures().pipeline.limits["memory"] > 0
+        used = 100 << 20
+        for _ in range(400):
+            one._govern(one._loop.time())
+        assert not one.pipeline.calls.refuse_new
+        memory = one.figures().memory
+        assert memory is not None
+        assert memory.share == 1.0
+
+
+@pytest.mark.usefixtures("collector")
+async def test_a_reload_puts_in_force_who_may_speak_and_how_long_rows_are_kept(
+    database: str,
+) -> None:
+    old = settings(database)
+    new = msgspec.structs.replace(
+        old,
+        hep=msgspec.structs.replace(old.hep, allow=("192.0.2.0/24",), tcp_connections=3),
+        retention=msgspec.structs.replace(old.retention, messages_days=2),
+        limits=Limits(memory_bytes=256 << 20),
+    )
+    async with started(old) as one:
+        plan = one.reload(new)
+        assert plan.applied == ("hep.allow", "retention.messages_days", "limits.memory_bytes")
+        assert plan.needs_restart == ("hep.tcp_connections",)
+        assert one.config.hep.tcp_connections == old.hep.tcp_connections
+        await asyncio.to_thread(send_udp, one.hep_address, datagrams("kamailio/n_hepv2"))
+        await wait("packets", lambda: one.figures().ledger()["received"] == 26)
+        assert one.figures().pipeline.refused == {"not-allowed": 26}
+        memory = one.figures().memory
+        assert memory is not None
+        assert memory.ceiling_bytes == 256 << 20
+        assert one._store is not None
+        assert one._store.settings.retention_days["messages"] == 2
 
 
 @pytest.mark.usefixtures("collector")
@@ -551,27 +659,6 @@ async def test_partitions_are_looked_after_from_the_start(
 
 
 @pytest.mark.usefixtures("collector")
-def test_a_signal_ends_a_run_and_what_runs_beside_it(
-    database: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[str] = []
-
-    async def beside(one: app.Sidecar) -> None:
-        seen.append(one.dsn)
-        os.kill(os.getpid(), signal.SIGTERM)
-        try:
-            await asyncio.sleep(LIMIT)
-        finally:
-            seen.append("ended")
-
-    assert uvloop.run(app._serve(settings(database), beside)) == 0
-    assert seen == [database, "ended"]
-    said = capsys.readouterr().out
-    assert said.startswith("sipsidecar ")
-    assert " --dsn DSN" in said
-
-
-@pytest.mark.usefixtures("collector")
 async def test_what_breaks_inside_ends_the_run_and_closes_everything(database: str) -> None:
     one = app.Sidecar(settings(database))
     await one.start()
@@ -598,38 +685,3 @@ async def test_a_start_that_fails_late_closes_what_was_opened(postgres_dsn: str)
         await one.start()
     await asyncio.sleep(0)
     assert len(os.listdir("/proc/self/fd")) <= len(before)  # noqa: PTH208
-
-
-@pytest.mark.parametrize(
-    ("host", "shown"),
-    [("0.0.0.0", "pbx1:9070"), ("::", "pbx1:9070"), ("::1", "[::1]:9070")],  # noqa: S104
-)
-async def test_agents_are_told_an_address_that_they_can_reach(host: str, shown: str) -> None:
-    config = msgspec.structs.replace(
-        Config(), node=msgspec.structs.replace(Config().node, name="pbx1")
-    )
-    one = app.Sidecar(config)
-    one.hep_address = (host, 9070)
-    assert f'"sip:{shown}"' in app._greeting(one)
-
-
-def test_a_log_line_can_be_json() -> None:
-    formatter = app._JsonFormatter()
-    record = logging.LogRecord("x", logging.WARNING, "f", 1, "a %s", ('"b"\n',), None)
-    assert json.loads(formatter.format(record)) == {
-        "at": record.created, "level": "warning", "logger": "x", "message": 'a "b"\n',
-    }  # fmt: skip
-    try:
-        int("c")
-    except ValueError as error:
-        record.exc_info = (ValueError, error, error.__traceback__)
-    line = formatter.format(record)
-    assert "\n" not in line
-    assert "ValueError: invalid" in json.loads(line)["exception"]
-
-
-def test_logs_can_be_json_in_a_run(tmp_path: Path, database: str) -> None:
-    with sidecar(tmp_path, "--dsn", database, SIPSIDECAR_LOG__FORMAT="json") as running:
-        assert running.stop() == 0
-    said = [json.loads(line) for line in running.words.splitlines()]
-    assert said[-1]["message"].startswith("stopped: 0 packets received")

@@ -41,10 +41,13 @@ class Ledger(RuleBasedStateMachine):
         self.queue = waiting(MAX_ROWS, 1.0, MAX_BYTES)
         self.model: dict[str, list[Row]] = {table: [] for table in WORTH}
         self.flying: list[Row] | None = None
+        self.flying_bytes = 0
+        self.rest: list[Row] = []
+        self.max_bytes = MAX_BYTES
         self.number = 0
         self.added: Counter[str] = Counter()
         self.packets: Counter[str] = Counter()
-        self.shed: Counter[str] = Counter()
+        self.shed: Counter[tuple[str, str]] = Counter()
 
     @rule(
         table=st.sampled_from(WORTH),
@@ -72,12 +75,21 @@ class Ledger(RuleBasedStateMachine):
 
     def make_room(self) -> None:
         """What is worth least goes first, and of that the oldest."""
-        in_flight = sum(row.size for row in self.flying or ())
-        while in_flight + sum(row.size for rows in self.model.values() for row in rows) > MAX_BYTES:
+        reason = "queue-full" if self.max_bytes == MAX_BYTES else "memory"
+        while any(self.model.values()) and self.bytes() > self.max_bytes:
             table = next(table for table in WORTH if self.model[table])
-            self.shed[table] += bool(self.model[table].pop(0).data)
+            self.shed[table, reason] += bool(self.model[table].pop(0).data)
 
-    @precondition(lambda self: self.flying is None)
+    def bytes(self) -> int:
+        return self.flying_bytes + sum(row.size for rows in self.model.values() for row in rows)
+
+    @rule(max_bytes=st.sampled_from([0, 1000, 3000, MAX_BYTES, 2 * MAX_BYTES]))
+    def limit(self, max_bytes: int) -> None:
+        self.queue.limit(max_bytes)
+        self.max_bytes = max(1, min(max_bytes, MAX_BYTES))
+        self.make_room()
+
+    @precondition(lambda self: self.flying is None and not self.rest)
     @rule()
     def take(self) -> None:
         batch = self.queue.take()
@@ -97,15 +109,50 @@ class Ledger(RuleBasedStateMachine):
             del waits[: len(front)]
             self.flying += front
         assert self.flying
+        self.flying_bytes = sum(row.size for row in self.flying)
+
+    @precondition(lambda self: self.flying is None and self.rest)
+    @rule()
+    def take_the_rest(self) -> None:
+        assert self.queue.due(0.0)
+        batch = self.queue.take()
+        assert batch is not None
+        assert sorted(batch.replaced) == sorted(row.replaces for row in self.rest if row.replaces)
+        assert batch.rows == sum(1 for row in self.rest if row.data)
+        self.flying, self.rest = self.rest, []
+
+    @precondition(lambda self: self.flying is not None and not self.rest)
+    @rule()
+    def split(self) -> None:
+        assert self.flying is not None
+        self.rest = [row for row in self.flying if row.replaces]
+        self.flying = [row for row in self.flying if not row.replaces]
+        batch = self.queue.split()
+        assert batch.replaced == []
+        rows = [row for some in batch.tables.values() for row in some]
+        assert sorted(row.data for row in rows) == sorted(row.data for row in self.flying)
 
     @precondition(lambda self: self.flying is not None)
-    @rule(written=st.booleans())
-    def finish(self, written: bool) -> None:
-        if written:
+    @rule(how=st.sampled_from(["done", "refused", "spooled", "lost"]))
+    def finish(self, how: str) -> None:
+        before = self.queue.refused.copy()
+        refused = {table: (0,) for table in WORTH if self.flies(table)}
+        if how == "done":
             self.queue.done()
+        elif how == "refused":
+            self.queue.done(refused)
+            assert self.queue.refused - before == Counter(refused.keys())
+        elif how == "spooled":
+            self.queue.spooled()
         else:
             self.queue.lost("rejected")
         self.flying = None
+        if not self.rest:
+            self.flying_bytes = 0
+
+    def flies(self, table: str) -> bool:
+        taken = self.queue._taken
+        return taken is not None and table in taken.tables
 
     @precondition(lambda self: self.flying is not None)
     @rule()
@@ -119,8 +166,10 @@ class Ledger(RuleBasedStateMachine):
         for table in WORTH:
             dropped = sum(count for (name, _), count in queue.dropped.items() if name == table)
             assert queue.added[table] == self.added[table]
-            assert queue.added[table] == queue.waiting(table) + queue.stored[table] + dropped
-            assert queue.dropped[(table, "queue-full")] == self.shed[table]
+            there = queue.waiting(table) + queue.stored[table] + queue.refused[table]
+            assert queue.added[table] == there + queue.rows_spooled[table] + dropped
+            for reason in ("queue-full", "memory"):
+                assert queue.dropped[(table, reason)] == self.shed[table, reason]
 
     @invariant()
     def packets_balance(self) -> None:
@@ -128,21 +177,24 @@ class Ledger(RuleBasedStateMachine):
         for table in WORTH:
             lost = sum(n for (name, _), n in queue.packets_dropped.items() if name == table)
             there = queue.packets_waiting[table] + queue.packets_stored[table]
+            there += queue.packets_refused[table] + queue.packets_spooled[table]
             assert queue.packets_waiting[table] >= 0
             assert there + lost == self.packets[table]
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        assert 0 <= self.queue.total_bytes <= MAX_BYTES
+        assert self.queue.total_bytes == self.bytes()
+        assert 0 <= self.queue.total_bytes <= max(self.max_bytes, self.flying_bytes)
+        assert self.queue.fill == self.bytes() / self.max_bytes
 
     @invariant()
     def what_waits_becomes_due_and_nothing_else_does(self) -> None:
-        if self.flying is None:
+        if self.flying is None and not self.rest:
             assert self.queue.due(2.0) == any(self.model.values())
 
 
 class TestLedger(Ledger.TestCase):  # type: ignore[valid-type,misc]
-    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 def test_the_tables_are_those_that_rows_are_made_for() -> None:
@@ -294,3 +346,78 @@ def test_retractions_without_end_are_bounded_too() -> None:
     batch = queue.take()
     assert batch is not None
     assert batch.replaced == [key("990"), key("991"), key("992")]
+
+
+def test_what_replaces_stored_rows_can_be_split_off_and_comes_with_the_next_take() -> None:
+    queue = waiting()
+    queue.add("calls", b"first", 0.0, packets=1)
+    queue.add("calls", b"second", 0.0, packets=2, replaces=key("a"))
+    queue.retract(key("b", "attempts"), 0.0)
+    queue.add("messages", b"m", 0.0, packets=4)
+    queue.take()
+    assert queue.split() == Batch({"calls": [Row(b"first", 1)], "messages": [Row(b"m", 4)]}, [])
+    assert len(queue) == 3
+    assert queue.packets_waiting == {"calls": 3, "messages": 4}
+    queue.done()
+    assert queue.due(0.0)
+    assert queue.total_bytes > 0
+    assert queue.take() == Batch(
+        {"calls": [Row(b"second", 2, key("a"))]}, [key("a"), key("b", "attempts")]
+    )
+    assert queue.waiting("calls") == 1
+    queue.spooled()
+    assert queue.total_bytes == 0
+    assert queue.stored == {"calls": 1, "messages": 1}
+    assert queue.rows_spooled == {"calls": 1}
+    assert queue.packets_spooled == {"calls": 2}
+
+
+def test_a_batch_without_replacing_rows_has_no_rest_after_a_split() -> None:
+    queue = waiting()
+    queue.add("calls", b"first", 0.0)
+    queue.take()
+    queue.split()
+    queue.done()
+    assert queue.take() is None
+    assert not queue.due(1e9)
+
+
+def test_refused_rows_are_counted_apart_with_their_packets() -> None:
+    queue = waiting()
+    for packets in (1, 2, 4):
+        queue.add("messages", b"m", 0.0, packets=packets)
+    queue.add("calls", b"c", 0.0)
+    queue.take()
+    queue.done({"messages": (0, 2), "attempts": ()})
+    assert queue.stored == {"messages": 1, "calls": 1}
+    assert queue.packets_stored["messages"] == 2
+    assert queue.refused == {"messages": 2}
+    assert queue.packets_refused == {"messages": 5}
+    assert queue.packets_waiting["messages"] == 0
+
+
+def test_a_lower_limit_makes_room_at_once_and_says_so_until_it_is_lifted() -> None:
+    queue = waiting(max_bytes=10 * (100 + ROW_OVERHEAD))
+    for _ in range(10):
+        queue.add("messages", b"m" * 100, 0.0, packets=1)
+    assert queue.fill == 1.0
+    queue.limit(4 * (100 + ROW_OVERHEAD))
+    assert queue.dropped == {("messages", "memory"): 6}
+    queue.add("calls", b"c" * 100, 0.0)
+    assert queue.packets_dropped == {("messages", "memory"): 7}
+    queue.limit(1 << 40)
+    assert queue.fill == 0.4
+    for _ in range(7):
+        queue.add("messages", b"m" * 100, 0.0, packets=1)
+    assert queue.dropped == {("messages", "memory"): 7, ("messages", "queue-full"): 1}
+
+
+def test_a_small_batch_may_be_made_to_wait_but_not_a_large_one() -> None:
+    queue = waiting(max_rows=10, max_age=1.0)
+    queue.add("calls", b"c", 0.0)
+    assert not queue.due(4.9, patience=5.0)
+    assert queue.due(5.0, patience=5.0)
+    assert queue.due(1.0, patience=0.5)
+    for _ in range(9):
+        queue.add("calls", b"c", 0.0)
+    assert queue.due(0.0, patience=5.0)

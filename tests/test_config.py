@@ -2,6 +2,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 
 from sipsidecar import config
 from sipsidecar.config import (
+    LEAST_SECRET,
+    SECRETS,
     SETTINGS,
     Config,
     ConfigError,
     Loaded,
     find_file,
+    is_loopback,
     load,
     parse_address,
     redacted,
@@ -66,8 +70,10 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
         [hep]
         listen = "192.0.2.1:1"
         tcp = false
+        insecure = true
         [http]
         listen = "192.0.2.1:2"
+        insecure = true
         [node]
         id = 7
         """,
@@ -200,6 +206,10 @@ def test_a_literal_that_cannot_be_read_is_refused(text: str) -> None:
         ("HEP__LISTEN", "9060", "expected ADDR:PORT such as 127.0.0.1:9060 or [::1]:9060"),
         ("HTTP__LISTEN", "127.0.0.1", "expected ADDR:PORT"),
         ("HEP__LOCAL_ADDRESSES", "proxy", "'proxy' does not appear to be an IPv4 or IPv6 address"),
+        ("HEP__ALLOW", "192.0.2.1/24", "192.0.2.1/24 has host bits set"),
+        ("HEP__ALLOW", "::1,proxy", "'proxy' does not appear to be an IPv4 or IPv6 network"),
+        ("HEP__ALLOW", "fe80::%eth0/64", "'fe80::%eth0/64' names an interface"),
+        ("HEP__TLS_LISTEN", "9061", "expected ADDR:PORT"),
         ("HEP__AGENTS", '{"a b": 1}', "a name has 1 to 64 letters, digits, _ or -, got 'a b'"),
         ("HEP__AGENTS", "{a = 1, b = 1}", "one capture id has two names"),
         ("DATABASE__DSN", "host=db password=hush", "expected postgresql://USER@HOST/NAME"),
@@ -277,6 +287,233 @@ def test_the_file_is_the_flag_s_else_the_environment_s_else_the_default_s(tmp_pa
     assert find_file(None, {"SIPSIDECAR_CONFIG": ""}, default) == default
 
 
+# ------------------------------------------------------------------------------------------- secrets
+
+HUSH = "hush-hush-hush-hush"
+
+
+def secrets() -> dict[str, Any]:
+    """A value for each secret; the type of each is that of its default."""
+    return {
+        "hep.keys": {"2001": HUSH, "*": HUSH},
+        "http.read_tokens": [HUSH, HUSH],
+        "http.operate_tokens": [HUSH],
+        "database.password": HUSH,
+        "privacy.key": HUSH,
+    }
+
+
+def value_of(loaded: Loaded, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(loaded.config, section), name)
+
+
+def each(value: Any, text: str) -> Any:
+    """The same value with another text in place of each secret."""
+    if isinstance(value, dict):
+        return dict.fromkeys(value, text)
+    return text if isinstance(value, str) else [text] * len(value)
+
+
+def test_the_settings_that_are_secret_say_so_and_no_others_do() -> None:
+    told = {s.key for s in SETTINGS if str(s.meta.description).endswith("; secret")}
+    assert told == SECRETS == secrets().keys()
+
+
+@pytest.mark.parametrize("where", ["file", "env", "plain"])
+@pytest.mark.parametrize("key", sorted(SECRETS))
+def test_a_secret_is_fetched_from_where_it_is_and_never_shown(
+    tmp_path: Path, key: str, where: str
+) -> None:
+    kept = tmp_path / "secret"
+    kept.write_text(f"\n {HUSH}\n", encoding="utf-8")
+    reference = {"file": f"file:{kept}", "env": "env:THE_SECRET", "plain": HUSH}[where]
+    given = each(secrets()[key], reference)
+    loaded = load(None, {"THE_SECRET": HUSH}, {key: given})
+    assert json.loads(json.dumps(value_of(loaded, key))) == secrets()[key]
+    seen = "***" if where == "plain" else reference
+    assert json.loads(render_json(loaded))[key]["value"] == each(given, seen)
+    section, _, name = key.partition(".")
+    assert tomllib.loads(render(loaded))[section][name] == each(given, seen)
+    assert HUSH not in render(loaded) + render_json(loaded)
+
+
+@pytest.mark.parametrize("key", sorted(SECRETS))
+def test_a_secret_that_is_not_where_it_should_be_is_told_without_another(
+    tmp_path: Path, key: str
+) -> None:
+    def told(reference: str) -> str:
+        return error_of(None, {"EMPTY": "", "OTHER": HUSH}, {key: each(secrets()[key], reference)})
+
+    missing, empty, binary = (tmp_path / name for name in ("missing", "empty", "binary"))
+    empty.write_text(" \n", encoding="utf-8")
+    binary.write_bytes(b"\xffhush")
+    flag = f"(flag --{key})"
+    assert told(f"file:{missing}") == f"{key}: {missing}: No such file or directory {flag}"
+    assert told(f"file:{tmp_path}") == f"{key}: {tmp_path}: Is a directory {flag}"
+    assert told(f"file:{empty}") == f"{key}: file:{empty}: nothing there {flag}"
+    assert told(f"file:{binary}") == f"{key}: {binary}: expected text in UTF-8 {flag}"
+    assert told("env:EMPTY") == f"{key}: env:EMPTY: nothing there {flag}"
+    assert told("env:MISSING") == f"{key}: env:MISSING: nothing there {flag}"
+
+
+@pytest.mark.parametrize(
+    "value", [5, True, {"a": 1}, {"hush": 1}, {"hush": HUSH}, [1], [["hush"]], {"a": ["hush"]}]
+)
+@pytest.mark.parametrize("key", sorted(SECRETS))
+def test_a_secret_of_a_wrong_type_is_refused_without_being_shown(key: str, value: object) -> None:
+    assert "hush" not in error_of(None, {}, {key: value})
+
+
+@pytest.mark.parametrize("key", sorted(SECRETS))
+def test_a_secret_that_cannot_be_read_from_the_environment_is_not_shown(key: str) -> None:
+    name = f"SIPSIDECAR_{key.upper().replace('.', '__')}"
+    if key in {"database.password", "privacy.key"}:
+        assert value_of(load(None, {name: "{a = 'x', " + HUSH}, {}), key).endswith(HUSH)
+    else:
+        assert "hush" not in error_of(None, {name: "[{a = 'hush"})
+
+
+@pytest.mark.parametrize("key", ["http.read_tokens", "http.operate_tokens", "privacy.key"])
+def test_a_secret_that_can_be_guessed_is_refused(key: str) -> None:
+    short = "hush" * 4
+    assert len(short) == LEAST_SECRET
+    load(None, {}, {key: each(secrets()[key], short)})
+    told = error_of(None, {}, {key: each(secrets()[key], short[1:])})
+    assert told == f"{key}: expected 16 characters or more (flag --{key})"
+
+
+@pytest.mark.parametrize("key", ["hep.keys", "http.read_tokens", "http.operate_tokens"])
+def test_an_empty_token_or_key_is_refused(key: str) -> None:
+    told = error_of(None, {}, {key: each(secrets()[key], "")})
+    assert told == f"{key}: expected secrets, got an empty one (flag --{key})"
+
+
+@pytest.mark.parametrize("key", ["database.password", "privacy.key"])
+def test_an_empty_secret_that_is_no_list_is_none(key: str) -> None:
+    loaded = load(None, {}, {key: ""})
+    assert value_of(loaded, key) == ""
+    assert json.loads(render_json(loaded))[key]["value"] == ""
+
+
+def test_a_secret_that_another_source_replaces_is_not_looked_for(tmp_path: Path) -> None:
+    path = file(tmp_path, "[database]\npassword = 'file:/no/such/file'")
+    loaded = load(path, {"SIPSIDECAR_DATABASE__PASSWORD": HUSH}, {})
+    assert loaded.config.database.password == HUSH
+    assert loaded.references == {"database.password": "***"}
+
+
+@pytest.mark.parametrize("capture_id", ["0", "7", "2001", "4294967295", "*"])
+def test_a_key_belongs_to_a_capture_id_or_to_the_rest(capture_id: str) -> None:
+    assert load(None, {}, {"hep.keys": {capture_id: "k"}}).config.hep.keys == {capture_id: "k"}
+
+
+@pytest.mark.parametrize(
+    "capture_id", ["", "edge", "-1", "4294967296", "1.0", "01", " 1", "**", "\u0663", HUSH]
+)
+def test_a_key_of_anything_else_is_refused_and_not_shown(capture_id: str) -> None:
+    told = error_of(None, {}, {"hep.keys": {capture_id: HUSH}})
+    assert told == (
+        'hep.keys: expected { ID = "KEY" }, where ID is a capture id or "*" (flag --hep.keys)'
+    )
+
+
+def test_a_key_that_is_too_long_for_a_packet_is_refused() -> None:
+    told = error_of(None, {}, {"hep.keys": {"7": "hush" * 1000}})
+    assert told == "hep.keys: the key of 7 must have 1 to 1024 bytes (flag --hep.keys)"
+
+
+# ------------------------------------------------------------------------------------ wrong together
+
+PUBLIC = "192.0.2.1:9060"
+TLS = {"hep.tls_certificate": "c.pem", "hep.tls_key": "k.pem"}
+ALLOW, KEYS = {"hep.allow": ["192.0.2.0/24"]}, {"hep.keys": {"*": "k"}}
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.255.255.254:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("[::2]:1", False),
+        ("[::ffff:192.0.2.1]:1", False),
+        ("[fe80::1%lo]:1", False),
+        ("10.0.0.1:1", False),
+        ("128.0.0.1:1", False),
+    ],
+)
+def test_only_this_machine_reaches_a_loopback_address(address: str, loopback: bool) -> None:
+    assert is_loopback(address) is loopback
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ({"hep.tls_certificate": "c.pem"}, "hep.tls_key: TLS needs both a certificate and a key"),
+        ({"hep.tls_key": "k.pem"}, "hep.tls_certificate: TLS needs both"),
+        ({"http.tls_certificate": "c.pem"}, "http.tls_key: TLS needs both"),
+        ({"http.tls_key": "k.pem"}, "http.tls_certificate: TLS needs both"),
+        ({"hep.tls_listen": "127.0.0.1:1"}, "hep.tls_listen: needs hep.tls_certificate"),
+        (
+            {"hep.tls_client_ca": "ca.pem"},
+            "hep.tls_client_ca: guards nothing without hep.tls_listen",
+        ),
+        ({"privacy.mask_users": True}, "privacy.key: masking needs a key"),
+        ({"privacy.mask_names": True}, "privacy.key: masking needs a key"),
+        ({"hep.listen": PUBLIC}, f"hep.listen: {PUBLIC} can be reached by everybody"),
+        ({"hep.listen": "0.0.0.0:1"}, "hep.listen: 0.0.0.0:1 can be reached by everybody"),
+        ({"hep.listen": "[::]:1"}, "hep.listen: [::]:1 can be reached by everybody"),
+        ({"hep.tls_listen": PUBLIC, **TLS}, f"hep.tls_listen: {PUBLIC} can be reached by"),
+        (
+            # an authority says nothing about who may speak to the plain port
+            {"hep.listen": PUBLIC, "hep.tls_listen": PUBLIC, "hep.tls_client_ca": "ca.pem", **TLS},
+            f"hep.listen: {PUBLIC} can be reached by everybody",
+        ),
+        ({"http.listen": PUBLIC}, f"http.listen: {PUBLIC} can be reached by everybody"),
+        ({"http.listen": PUBLIC, "hep.insecure": True}, f"http.listen: {PUBLIC} can be"),
+        ({"hep.listen": PUBLIC, "http.insecure": True}, f"hep.listen: {PUBLIC} can be"),
+    ],
+)
+def test_settings_that_are_wrong_together_are_refused(flags: dict[str, object], error: str) -> None:
+    assert error_of(None, {}, flags).startswith(error)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"hep.listen": PUBLIC, **ALLOW},
+        {"hep.listen": PUBLIC, **KEYS},
+        {"hep.listen": PUBLIC, "hep.insecure": True},
+        {"hep.tls_listen": PUBLIC, **TLS, **ALLOW},
+        {"hep.tls_listen": PUBLIC, **TLS, **KEYS},
+        {"hep.tls_listen": PUBLIC, **TLS, "hep.insecure": True},
+        {"hep.tls_listen": PUBLIC, **TLS, "hep.tls_client_ca": "ca.pem"},
+        {"hep.tls_listen": "127.0.0.1:1", **TLS},
+        {"http.listen": PUBLIC, "http.read_tokens": [HUSH]},
+        {"http.listen": PUBLIC, "http.operate_tokens": [HUSH]},
+        {"http.listen": PUBLIC, "http.insecure": True},
+        {"http.listen": "[::1]:1", "http.tls_certificate": "c.pem", "http.tls_key": "k.pem"},
+        {"privacy.mask_users": True, "privacy.mask_names": True, "privacy.key": HUSH},
+        {"privacy.mask_bodies": True},
+    ],
+)
+def test_settings_that_are_right_together_are_taken(flags: dict[str, object]) -> None:
+    loaded = load(None, {}, flags)
+    assert {key for key, source in loaded.sources.items() if source != "default"} == set(flags)
+
+
+def test_what_is_wrong_together_is_told_with_where_it_was_set(tmp_path: Path) -> None:
+    path = file(tmp_path, f"[hep]\nlisten = '{PUBLIC}'")
+    assert error_of(path).endswith(f"or set hep.insecure = true (file {path})")
+    assert error_of(environ={"SIPSIDECAR_HTTP__LISTEN": PUBLIC}).endswith(
+        "(env SIPSIDECAR_HTTP__LISTEN)"
+    )
+
+
 # -------------------------------------------------------------------------------------------- showing
 
 
@@ -345,7 +582,7 @@ def test_a_password_never_leaves_a_dsn(dsn: str, plain: str) -> None:
 
 
 def test_every_setting_has_a_description_and_a_default_that_fits() -> None:
-    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS) == 29
+    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS) == 59
     for setting in SETTINGS:
         assert setting.meta.description
         assert "|" not in setting.meta.description
@@ -364,5 +601,5 @@ def test_the_table_for_people_has_a_row_per_setting() -> None:
         "| `node.id` | integer, 1 to 2147483647 | `1` "
         "| Number of this sidecar; no other may have it |"
     )
-    assert "| `hep.agents` | table | `{}` |" in lines[10]
+    assert any("| `hep.agents` | table | `{}` |" in line for line in lines)
     assert '| `log.format` | `text` or `json` | `"text"` |' in lines[-1]

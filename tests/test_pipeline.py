@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sim import EPOCH, Line, World, packet, sip_text
 from sipsidecar import pipeline
 from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.gate import Gate
 from sipsidecar.wire import hep
 
 INVITE = Line.of("0.0 A>B INVITE 1/INVITE b1 a - sdp=0")
@@ -102,6 +103,95 @@ def test_tls_is_told_by_the_faked_protocol_number_and_the_top_via() -> None:
         payload = sip_text(INVITE, "tls@example.com").replace(b"/UDP", b"/" + transport)
         world.send(_hep(payload, ip_protocol=22))
     assert [m.transport for m in world.stored] == ["tls", "wss", "ws"]
+
+
+# Who may speak. A packet of which nothing may be kept has all that could leave a trace: an unknown
+# agent with a name, an odd stamp, trailing bytes, no address, and a payload for quarantine.
+TRACES = hep.encode(
+    source=b"",
+    destination=B,
+    source_port=5060,
+    destination_port=5060,
+    captured_at=1_000_000,
+    agent_id=666,
+    node_name=b"stranger",
+    payload=b"\x00\x01garbage",
+)
+
+
+def _refused_only(world: World, reason: str, count: int) -> None:
+    said = world.pipeline.snapshot(world.now)
+    assert said.refused == {reason: count}
+    assert said.received == count
+    assert said.agents == ()
+    assert said.oddities == {}
+    assert not any(said.received_by_kind.values())
+    assert world.stored == []
+    assert _accounted(world) == count
+    assert world.pipeline.troubles() == {f"refused as {reason}": count}
+
+
+def test_a_sender_that_is_not_allowed_is_refused_before_its_packet_is_read() -> None:
+    world = World(gate=Gate(["192.0.2.0/24"]))
+    invite = packet(INVITE, "x@example.com")
+    datagrams = [TRACES + b"trailing", invite, b"", b"\x01", b"INVITE sip:a@b SIP/2.0\r\n\r\n"]
+    for datagram in datagrams:
+        world.send(datagram, peer="198.51.100.1")
+    _refused_only(world, "not-allowed", len(datagrams))
+    world.send(invite, peer="192.0.2.1")
+    said = world.pipeline.snapshot(0.0)
+    assert (said.stored_out, said.live["trying"], len(said.agents)) == (1, 1, 1)
+
+
+def test_a_packet_without_the_key_of_its_capture_id_leaves_nothing_but_a_count() -> None:
+    world = World(gate=Gate(keys={"2001": "right"}))
+    payload = sip_text(INVITE, "x@example.com")
+    datagrams = [
+        TRACES + b"trailing",
+        _hep(payload),
+        _hep(payload, auth_key=b"wrong"),
+        _hep(payload, version=1),
+        _hep(payload, version=2),
+        _hep(b""),
+    ]
+    for datagram in datagrams:
+        world.send(datagram)
+    _refused_only(world, "bad-key", len(datagrams))
+    world.send(_hep(payload, auth_key=b"right"))
+    assert [m.payload for m in world.stored] == [payload]
+    assert b"right" not in repr(world.stored).encode()
+
+
+def test_what_is_no_hep_is_refused_as_such_whatever_the_keys() -> None:
+    world = World(gate=Gate(keys={"2001": "right"}))
+    world.send(b"INVITE sip:a@b SIP/2.0\r\n\r\n")
+    assert world.pipeline.snapshot(0.0).refused == {"not-hep": 1}
+
+
+def test_a_part_of_a_message_from_a_stranger_does_not_join_an_agents_stream() -> None:
+    world = World(gate=Gate(keys={"2001": "right"}))
+    payload = sip_text(INVITE, "split@example.com")
+    world.send(_hep(payload[:40], ip_protocol=6, auth_key=b"right"))
+    world.send(_hep(b"injected", ip_protocol=6))
+    world.send(_hep(payload[40:], ip_protocol=6, auth_key=b"right"))
+    assert [m.payload for m in world.stored] == [payload]
+
+
+def test_another_gate_takes_its_place_at_any_time() -> None:
+    world = World()
+    invite = packet(INVITE, "x@example.com")
+    for gate in (Gate(["192.0.2.0/24"]), Gate(keys={"*": "k"}), Gate()):
+        world.pipeline.gate = gate
+        world.send(invite, peer="198.51.100.1")
+    said = world.pipeline.snapshot(0.0)
+    assert said.refused == {"not-allowed": 1, "bad-key": 1}
+    assert said.stored_out == 1
+
+
+def test_what_a_capture_holds_without_hep_passes_every_gate() -> None:
+    world = World(gate=Gate(["192.0.2.0/24"], {"*": "k"}))
+    world.pipeline.receive_plain(hep.decode(packet(INVITE, "x@example.com")), 0.0, EPOCH)
+    assert world.pipeline.snapshot(0.0).stored_out == 1
 
 
 def test_a_message_in_three_fragments_is_one_message_and_three_packets() -> None:
@@ -311,3 +401,63 @@ def test_next_timer_is_the_earliest_of_all_parts() -> None:
     assert world.pipeline.next_timer() == pipeline.STREAM_PATIENCE
     world.send(packet(INVITE, "c@example.com"))
     assert world.pipeline.next_timer() == 7.0
+
+
+def _restored(payload: bytes, **more: object) -> pipeline.Restored:
+    found = pipeline.Restored(EPOCH, EPOCH, 2001, "203.0.113.5", A, 5060, B, 5060, "udp", payload)
+    return found._replace(**more)  # type: ignore[arg-type]
+
+
+def test_a_restored_message_is_a_fact_and_nothing_else() -> None:
+    world = World()
+    world.pipeline.gate = Gate(allow=["192.0.2.77/32"])
+    joined = world.pipeline.restore([_restored(sip_text(INVITE, "r@example.com"))], [], 0.0)
+    said = world.pipeline.snapshot(0.0)
+    assert (joined, said.live["trying"]) == (1, 1)
+    assert (said.received, said.stored_out, said.refused, said.agents) == (0, 0, {}, ())
+    assert world.pipeline.stored() == []
+    world.run_out()
+    record = world.call()
+    assert (record.received_at, record.started_at, record.agent_ids) == (EPOCH, EPOCH, (2001,))
+    assert record.flags == ("no_response", "rebuilt")
+
+
+def test_a_restored_message_without_stamp_is_timed_by_its_receipt() -> None:
+    world = World()
+    message = _restored(sip_text(INVITE, "r@example.com"), captured_at=None, agent_id=None, peer="")
+    world.pipeline.restore([message], [], 0.0)
+    world.run_out()
+    assert (world.call().time_source, world.call().started_at) == ("receiver", EPOCH)
+
+
+def test_what_is_no_fact_of_a_call_is_not_restored() -> None:
+    world = World()
+    for method in ("REGISTER", "OPTIONS"):
+        text = sip_text(Line.of(f"0.0 A>B {method} 1/{method} r1 a -"), "r@example.com")
+        assert world.pipeline.restore([_restored(text), _restored(b"garbage")], [], 0.0) == 0
+    assert len(world.pipeline.calls) == 0
+    assert len(world.pipeline.transactions) == 0
+
+
+def test_a_call_without_room_is_not_restored() -> None:
+    world = World(max_calls=1)
+    world.send(packet(INVITE, "one@example.com"))
+    assert world.pipeline.restore([_restored(sip_text(INVITE, "two@x"))], [], 0.0) is None
+
+
+def test_restored_messages_tell_the_nodes_own_address_until_it_is_known() -> None:
+    world = World()
+    near, far = bytes([192, 0, 2, 7]), bytes([192, 0, 2, 8])
+    line = sip_text(INVITE, "l@example.com")
+    for source, destination in ((A, B), (B, near), (near, far)):
+        world.pipeline.restore([_restored(line, source=source, destination=destination)], [], 0.0)
+    agent = world.pipeline.agents.recall(2001, "203.0.113.5")
+    assert agent is not None
+    assert agent.local == B
+
+
+def test_the_first_minutes_of_a_life_are_warming() -> None:
+    house = World().pipeline
+    assert not house.warming(0.0)
+    house.calls.warming_until = 180.0
+    assert [house.warming(now) for now in (0.0, 179.9, 180.0)] == [True, True, False]

@@ -49,6 +49,7 @@ def message(**changes: Any) -> dict[str, bytes | None]:
         "transport": "udp",
         "call_id": "a@b",
         "payload": b"INVITE\0\xff",
+        "agent_ip": "10.0.0.9",
     }
     return split("messages", rows.encode_message(**(values | changes)))
 
@@ -83,12 +84,22 @@ def test_a_message_row_holds_every_column_in_the_form_of_its_type() -> None:
         "transport": b"udp",
         "call_id": b"a@b",
         "payload": b"INVITE\0\xff",
+        "agent_ip": bytes((2, 32, 0, 4, 10, 0, 0, 9)),
     }
 
 
 @pytest.mark.parametrize(
     "absent",
-    ["captured_at", "agent_id", "src_ip", "src_port", "dst_ip", "dst_port", "transport"],
+    [
+        "captured_at",
+        "agent_id",
+        "src_ip",
+        "src_port",
+        "dst_ip",
+        "dst_port",
+        "transport",
+        "agent_ip",
+    ],
 )
 def test_an_unknown_of_a_message_is_null_and_moves_nothing_else(absent: str) -> None:
     assert message(**{absent: None}) == message() | {absent: None}
@@ -127,15 +138,45 @@ def test_a_payload_over_its_cap_is_clipped() -> None:
     assert stored == bytes(rows.PAYLOAD_CAP)
 
 
-def test_a_quarantine_row_keeps_the_bytes_and_the_reason() -> None:
+def quarantined(payload: bytes, detail: str | None = None) -> dict[str, bytes | None]:
     row = rows.encode_quarantine(
-        STAMP, None, 1, None, 9, "10.0.0.1", 5060, None, None, "hep-length", b"\0HEP"
+        STAMP, None, 1, None, 9, "10.0.0.1", 5060, None, None, "hep-length", payload, detail
     )
-    fields = split("quarantine", row)
+    return split("quarantine", row)
+
+
+def test_the_detail_of_a_quarantine_row_is_clean_text_under_its_cap() -> None:
+    assert quarantined(b"")["detail"] is None
+    assert quarantined(b"", "a\0" + "x" * 5000)["detail"] == b"a\\x00" + b"x" * 1019
+
+
+def test_quarantine_takes_a_whole_row_with_a_payload_at_its_cap_and_no_endless_one() -> None:
+    row = rows.encode_message(
+        received_at=STAMP,
+        captured_at=None,
+        node_id=1,
+        agent_id=None,
+        sequence=1,
+        kind=1,
+        src_ip=None,
+        src_port=None,
+        dst_ip=None,
+        dst_port=None,
+        transport="x" * 999,
+        call_id="x" * 999,
+        payload=bytes(rows.PAYLOAD_CAP + 1),
+    )
+    assert quarantined(row)["payload"] == row
+    assert quarantined(bytes(rows.QUARANTINE_CAP + 1))["payload"] == bytes(rows.QUARANTINE_CAP)
+
+
+def test_a_quarantine_row_keeps_the_bytes_and_the_reason() -> None:
+    fields = quarantined(b"\0HEP")
     assert fields["why"] == b"hep-length"
     assert fields["payload"] == b"\0HEP"
     assert fields["captured_at"] is fields["agent_id"] is fields["dst_ip"] is None
     assert fields["sequence"] == int8(9)
+    assert fields["detail"] is None
 
 
 @pytest.mark.parametrize(("table", "kind", "_encode"), ENCODERS)
@@ -234,6 +275,12 @@ def test_a_later_revision_names_the_key_as_it_was_stored() -> None:
     assert rows.replaced(late, 4) == rows.Replaced(
         "calls", r"a\x00", "t" * rows.TAG_CAP, "", rows.TIME_MAX, 4, 2
     )
+
+
+def test_the_numbers_of_a_key_are_brought_into_their_columns_range() -> None:
+    key = rows.clean_key(rows.Replaced("calls", "a", "t", "", -5, 2**40, 2**70))
+    assert key == rows.Replaced("calls", "a", "t", "", rows.TIME_MIN, 2**31 - 1, 2**31 - 1)
+    assert rows.clean_key(key) == key
 
 
 def test_a_later_revision_of_an_attempt_names_its_branch() -> None:

@@ -1,31 +1,29 @@
-"""The hall: the only file that builds the parts, connects them, starts, drains and stops them."""
+"""The hall: builds the parts of a sidecar, connects them, starts, changes, drains and stops them."""
 
 import asyncio
-import contextlib
+import functools
 import gc
 import logging
-import os
-import shlex
-import signal
-import socket
-import sys
+import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
+from socket import SOCK_DGRAM, SOCK_STREAM, socket
+from ssl import SSLContext
 from typing import Any
 
 import msgspec
-import uvloop
 
-from sipsidecar import __version__, rows
-from sipsidecar.batch import Waiting
+from sipsidecar import __version__, reloading, tls
+from sipsidecar.batch import WORTH, StoreError, StoreUnavailable, Waiting
 from sipsidecar.calls.call import Call
 from sipsidecar.calls.dialog import Timing
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
 from sipsidecar.calls.record import outcome
-from sipsidecar.calls.table import Retraction
-from sipsidecar.config import Config, parse_address, redacted
+from sipsidecar.calls.table import MAX_LINGERING
+from sipsidecar.config import Config, parse_address
+from sipsidecar.edges import host, postgres
 from sipsidecar.edges.capture import CaptureError, TcpCapture, UdpCapture
 from sipsidecar.edges.embedded import (
     Binaries,
@@ -33,26 +31,35 @@ from sipsidecar.edges.embedded import (
     default_directory,
     find_binaries,
 )
-from sipsidecar.edges.http import HttpServer
+from sipsidecar.edges.http import Access, HttpServer, Limits
 from sipsidecar.edges.metrics import Metrics
-from sipsidecar.edges.postgres import Postgres, PostgresSettings
+from sipsidecar.edges.postgres import Maintained, Postgres, PostgresSettings
+from sipsidecar.edges.rebuild import rebuild
+from sipsidecar.edges.spool import Report, Spool
 from sipsidecar.edges.writer import Writer
-from sipsidecar.pipeline import Output, Pipeline, Stored
+from sipsidecar.gate import Gate
+from sipsidecar.keeping import RowMaker
+from sipsidecar.pipeline import Pipeline
+from sipsidecar.privacy import Mask
+from sipsidecar.signals.memory import Governor
 from sipsidecar.signals.snapshot import (
+    NO_SPOOL,
     WRITE_BOUNDS,
     CaptureFigures,
     Figures,
     Histogram,
+    MemoryFigures,
     StorageFigures,
 )
-from sipsidecar.wire import hep
 
 TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
-MAINTENANCE_EVERY = 300.0
+MEMORY_EVERY = 0.25
+RELEASE_EVERY = 10.0
 DRAIN_SECONDS = 30.0
 FREE_PORT_TRIES = 20
 COMPLAIN_EVERY = 60.0
+PROBE_EVERY = 1.0
 HINTS = {
     "plain-sip": "plain SIP instead of HEP came to the HEP port and is refused; in Kamailio set"
     ' modparam("siptrace", "hep_mode_on", 1) and modparam("siptrace", "trace_mode", 1)',
@@ -62,8 +69,6 @@ HINTS = {
 """Said once: what an operator can change, by what the traffic shows."""
 
 log = logging.getLogger("sipsidecar")
-Beside = Callable[["Sidecar"], Coroutine[Any, Any, None]]
-"""What may run beside a sidecar, such as sample traffic."""
 
 
 def data_directory(config: Config) -> Path:
@@ -78,104 +83,75 @@ def binaries_of(config: Config) -> Binaries | None:
     return find_binaries(Path(config.database.binaries), directory=data_directory(config))
 
 
+def spool_directory(config: Config) -> Path:
+    """Where batches wait on disk."""
+    named = config.spool.directory
+    return Path(named) if named else data_directory(config) / "spool"
+
+
 def pipeline_of(config: Config) -> Pipeline:
-    """The pipeline as it is configured."""
+    """The pipeline as it is configured; whoever may be heard is the caller's business."""
+    privacy = config.privacy
     return Pipeline(
         Timing(settle=config.calls.settle_seconds, longest=config.calls.max_seconds),
         max_calls=config.calls.max_calls,
         linger=config.calls.linger_seconds,
         local=[ip_address(a).packed for a in config.hep.local_addresses],
+        mask=Mask(
+            privacy.key.encode(),
+            users=privacy.mask_users,
+            names=privacy.mask_names,
+            bodies=privacy.mask_bodies,
+            keep_dtmf=privacy.keep_dtmf,
+            keep_media_keys=privacy.keep_media_keys,
+        ),
     )
 
 
-class RowMaker:
-    """What leaves the pipeline to rows that wait for the database."""
-
-    def __init__(self, waiting: Waiting, node_id: int, *, messages: bool) -> None:
-        self._waiting = waiting
-        self._node_id = node_id
-        self._messages = messages
-        self._sequence = 0
-
-    def keep(self, stored: Sequence[Stored], now: float) -> None:
-        """Messages, and what was not understood."""
-        waiting, node_id = self._waiting, self._node_id
-        text = hep.address_text
-        for m in stored:
-            self._sequence += 1
-            if m.why is not None:
-                row = rows.encode_quarantine(
-                    m.received_at,
-                    m.captured_at,
-                    node_id,
-                    m.agent_id,
-                    self._sequence,
-                    text(m.source),
-                    m.source_port,
-                    text(m.destination),
-                    m.destination_port,
-                    m.why,
-                    m.payload,
-                )
-                waiting.add("quarantine", row, now, m.packets)
-            elif self._messages:
-                row = rows.encode_message(
-                    m.received_at,
-                    m.captured_at,
-                    node_id,
-                    m.agent_id,
-                    self._sequence,
-                    m.kind,
-                    text(m.source),
-                    m.source_port,
-                    text(m.destination),
-                    m.destination_port,
-                    m.transport,
-                    m.call_id,
-                    m.payload,
-                )
-                waiting.add("messages", row, now, m.packets)
-            else:
-                waiting.packets_dropped["messages", "not-configured"] += m.packets
-
-    def add(self, outputs: Sequence[Output], now: float) -> None:
-        """Records, and what they replace."""
-        waiting, node_id = self._waiting, self._node_id
-        for record in outputs:
-            if isinstance(record, CallRecord):
-                row, gone = rows.encode_call(record, node_id), rows.replaced(record, node_id)
-                waiting.add("calls", row, now, replaces=gone)
-            elif isinstance(record, AttemptRecord):
-                row, gone = rows.encode_attempt(record, node_id), rows.replaced(record, node_id)
-                waiting.add("attempts", row, now, replaces=gone)
-            elif isinstance(record, RegistrationRecord):
-                waiting.add("registrations", rows.encode_registration(record, node_id), now)
-            elif isinstance(record, PingRecord):
-                waiting.add("pings", rows.encode_ping(record, node_id), now)
-            else:
-                waiting.retract(_gone(record, node_id), now)
-
-
-def _gone(record: Retraction, node_id: int) -> rows.Replaced:
-    return rows.Replaced(
-        "calls" if record.branch is None else "attempts",
-        rows.clean_call_id(record.call_id),
-        record.from_tag,
-        record.branch or "",
-        record.received_at,
-        node_id,
-        record.revision,
+def postgres_settings(config: Config, dsn: str) -> PostgresSettings:
+    """How to write to the database: tables' ages and sizes, and as which node."""
+    retention = config.retention
+    days = {table: getattr(retention, f"{table}_days") for table in WORTH}
+    return PostgresSettings(
+        dsn=dsn,
+        password=config.database.password,
+        node_id=config.node.id,
+        retention_days=days,
+        ledger_days=max(days.values()),
+        max_bytes=retention.max_bytes,
     )
+
+
+def access_of(config: Config) -> Access:
+    """Who may ask over HTTP."""
+    http = config.http
+    return Access(http.read_tokens, http.operate_tokens, http.hosts)
+
+
+def _contexts(certificate: str, key: str, client_ca: str = "") -> Callable[[], SSLContext]:
+    return functools.partial(tls.server_context, certificate, key, client_ca)
 
 
 class Sidecar:
-    """One running sidecar."""
+    """One running sidecar.
 
-    def __init__(self, config: Config) -> None:
+    `sockets` are listeners that somebody else bound and keeps, by kind of socket: while a sidecar
+    is being replaced the kernel receives on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: Mapping[int, socket] | None = None,
+        *,
+        reload: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         self.config = config
+        self._sockets = dict(sockets or {})
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.pipeline = pipeline_of(config)
+        self.pipeline.gate = Gate(config.hep.allow, config.hep.keys)
         database = config.database
         self.waiting = Waiting(
             max_rows=database.batch_rows,
@@ -185,6 +161,7 @@ class Sidecar:
         self._rows = RowMaker(self.waiting, config.node.id, messages=database.store_messages)
         self._embedded: EmbeddedPostgres | None = None
         self._store: Postgres | None = None
+        self._spool: Spool | None = None
         self._writer: Writer | None = None
         self._udp = UdpCapture(self.pipeline.receive, after_turn=self._after_turn)
         self._tcp = TcpCapture(
@@ -192,15 +169,29 @@ class Sidecar:
             connections=config.hep.tcp_connections,
             idle_seconds=config.hep.tcp_idle_seconds,
             after_turn=self._after_turn,
+            admits=self._admits,
         )
         self._metrics = Metrics(self.figures)
-        self._http = HttpServer(self.figures, self._metrics.render, self._live_calls)
+        http = config.http
+        self._http = HttpServer(
+            self.figures,
+            self._metrics.render,
+            self._live_calls,
+            access=access_of(config),
+            reload=reload,
+            tls=_contexts(http.tls_certificate, http.tls_key) if http.tls_certificate else None,
+            limits=Limits(connections=http.connections),
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._lags: list[tuple[float, float]] = []
+        self._governor = Governor(config.limits.memory_bytes)
+        self._memory_at = self._release_at = 0.0
+        self._maintained: Maintained | None = None
         self._hinted: set[str] = set()
         self._complained: dict[str, int] = {}
         self._complain_at = 0.0
         self.hep_address = self.http_address = ("", 0)
+        self.hep_tls_address: tuple[str, int] | None = None
         self.dsn = ""
 
     async def start(self) -> None:
@@ -218,44 +209,64 @@ class Sidecar:
     async def _open(self) -> None:
         config = self.config
         self.hep_address = await self._listen(*parse_address(config.hep.listen))
+        if config.hep.tls_listen:
+            files = (config.hep.tls_certificate, config.hep.tls_key, config.hep.tls_client_ca)
+            self.hep_tls_address = await self._tcp.open_tls(
+                *parse_address(config.hep.tls_listen), _contexts(*files)
+            )
         self.http_address = await self._http.open(*parse_address(config.http.listen))
         if config.database.dsn:
             self.dsn = config.database.dsn
         else:
             self._embedded = EmbeddedPostgres(data_directory(config), binaries=binaries_of(config))
             self.dsn = await self._embedded.start()
-        retention = config.retention
-        days = {
-            table: getattr(retention, f"{table}_days")
-            for table in ("calls", "attempts", "registrations", "pings", "messages", "quarantine")
-        }
-        self._store = Postgres(
-            PostgresSettings(
-                dsn=self.dsn,
-                node_id=config.node.id,
-                retention_days=days,
-                ledger_days=max(days.values()),
+        if config.spool.max_bytes:
+            spool = Spool(
+                spool_directory(config),
+                config.node.id,
+                max_bytes=config.spool.max_bytes,
+                max_age_seconds=config.spool.max_age_hours * 3600,
             )
+            await spool.open()
+            self._spool = spool
+        self._store = Postgres(postgres_settings(config, self.dsn))
+        away = False
+        try:
+            await self._store.open(floor=time.time_ns() // 1000)
+        except StoreUnavailable as error:
+            if self._spool is None:
+                raise
+            away = True
+            log.warning("%s; what comes waits on disk until it is there", error)
+        self._writer = Writer(
+            self._store,
+            self.waiting,
+            self._spool,
+            life=secrets.randbits(63),
+            write_ahead=config.spool.write_ahead,
         )
-        await self._store.open(floor=time.time_ns() // 1000)
-        self._writer = Writer(self._store, self.waiting)
+        self._writer.up = not away
         self._writer.begin(self._store.first_sequence)
+        self.pipeline.calls.warming_until = self._loop.time() + config.calls.warming_seconds
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="writer"),
             asyncio.create_task(self._tick(), name="tick"),
             asyncio.create_task(self._maintain(), name="maintain"),
+            asyncio.create_task(self._rebuild(), name="rebuild"),
         ]
 
     async def _listen(self, host: str, port: int) -> tuple[str, int]:
         """UDP and TCP on one port: a free one for UDP may be taken for TCP, then the next will do."""
-        tries = 1 if port else FREE_PORT_TRIES
+        config = self.config.hep
+        udp, tcp = self._sockets.get(SOCK_DGRAM), self._sockets.get(SOCK_STREAM)
+        tries = FREE_PORT_TRIES if not port and udp is None and tcp is None else 1
         while True:
-            address = self._udp.open(host, port, self.config.hep.receive_buffer_bytes)
-            if not self.config.hep.tcp:
+            address = self._udp.open(host, port, config.receive_buffer_bytes, udp)
+            if not config.tcp:
                 return address
             tries -= 1
             try:
-                return await self._tcp.open(host, address[1])
+                return await self._tcp.open(host, address[1], tcp)
             except CaptureError:
                 self._udp.drain()
                 if not tries:
@@ -275,8 +286,29 @@ class Sidecar:
             if task is not waiter:
                 task.result()
 
+    def reload(self, config: Config) -> reloading.Plan:
+        """Put in force what can be changed while calls go on; says what needs a restart.
+
+        Raises TlsError, and then changes nothing.
+        """
+        plan = reloading.changes(self.config, config)
+        if self.hep_tls_address is not None:
+            self._tcp.reload_tls()
+        self._http.reload_tls()
+        self.config = config = reloading.merged(self.config, config, plan)
+        self.pipeline.gate = Gate(config.hep.allow, config.hep.keys)
+        self._http.access = access_of(config)
+        self._governor.ceiling = config.limits.memory_bytes
+        self.pipeline.calls.warming_until = self._started + config.calls.warming_seconds
+        if self._store is not None:
+            self._store.settings = postgres_settings(config, self.dsn)
+        return plan
+
     async def drain(self) -> int:
-        """Stop receiving, write everything that was received; returns how many rows it could not."""
+        """Stop receiving, keep everything that was received; returns how many rows it could not.
+
+        What cannot be in the database in time waits in the spool for the next start.
+        """
         before = sum(self.waiting.dropped.values())
         try:
             self._udp.drain()
@@ -284,7 +316,7 @@ class Sidecar:
             self.pipeline.drain(self._loop.time())
             self._after_turn()
             if self._writer is not None:
-                if not self._writer.up:
+                if not self._writer.up and self._spool is None:
                     log.warning(
                         "stopping: %d rows wait up to %d s for the database; Ctrl-C gives them up",
                         len(self.waiting),
@@ -310,10 +342,15 @@ class Sidecar:
         await self._http.close()
         if self._store is not None:
             await self._store.close()
+        if self._spool is not None:
+            await self._spool.close()
         if self._embedded is not None:
             await self._embedded.stop()
 
     # -- between the parts
+
+    def _admits(self, peer: str) -> bool:
+        return self.pipeline.gate.admits(peer)
 
     def _after_turn(self) -> None:
         now = self._loop.time()
@@ -325,7 +362,7 @@ class Sidecar:
             self._rows.add(outputs, now)
 
     async def _tick(self) -> None:
-        """Timers of calls, and how late the loop is."""
+        """Timers of calls, memory, and how late the loop is."""
         loop, pipeline = self._loop, self.pipeline
         due = loop.time() + TIMER_TICK
         while True:
@@ -341,8 +378,35 @@ class Sidecar:
                 self._after_turn()
                 timer = pipeline.next_timer()
                 behind = timer is not None and timer <= now
+            if now >= self._memory_at:
+                self._memory_at = now + MEMORY_EVERY
+                self._govern(now)
             self._hint()
             due = loop.time() + (0.002 if behind else TIMER_TICK)
+
+    def _govern(self, now: float) -> None:
+        """Keep the process under its memory ceiling by lowering what may be held."""
+        governor, calls, config = self._governor, self.pipeline.calls, self.config
+        limit, was_pressed = config.database.queue_bytes, governor.pressed
+        followed = (len(calls) - calls.lingering) / config.calls.max_calls
+        fullest = max(followed, calls.lingering / MAX_LINGERING, self.waiting.total_bytes / limit)
+        share = governor.read(host.memory_bytes(), min(fullest, 1.0))
+        if not (governor.pressed or was_pressed):
+            return
+        self.waiting.limit(int(limit * share))
+        calls.refuse_new = governor.pressed and followed >= share
+        if governor.pressed:
+            calls.shrink(share, now)
+            self._after_turn()
+        if now >= self._release_at:
+            self._release_at = now + RELEASE_EVERY
+            host.release_memory()
+            log.warning(
+                "memory: %d of %d MB in use; caps are at %d %%",
+                governor.used >> 20,
+                governor.ceiling >> 20,
+                round(share * 100),
+            )
 
     def _hint(self) -> None:
         """Say what an operator can change, and once a minute what was refused: a line per kind."""
@@ -361,53 +425,116 @@ class Sidecar:
             self._complained = troubles
 
     async def _maintain(self) -> None:
+        """Partitions and retention, whenever it is time."""
         assert self._store is not None
         while True:
+            every = self.config.retention.check_seconds
             try:
-                await self._store.maintain(time.time_ns() // 1000)
-            except Exception as error:  # noqa: BLE001 -- the database may be away; the next round tries again
+                done = await self._store.maintain(time.time_ns() // 1000, interval_s=every)
+            except StoreError as error:
                 log.warning("partitions and retention were not looked after: %s", error)
-            await asyncio.sleep(MAINTENANCE_EVERY)
+            else:
+                if not done.skipped:
+                    self._maintained = done
+                strays = sum(done.default_rows.values())
+                if strays:
+                    log.warning("%d rows were in DEFAULT partitions and are being moved", strays)
+            await asyncio.sleep(every)
+
+    async def _rebuild(self) -> None:
+        """Take up the calls that an earlier life left open, once all that it left is in the database."""
+        config, store, spool = self.config, self._store, self._spool
+        assert store is not None
+        began_us = time.time_ns() // 1000
+        if config.calls.rebuild_seconds and config.database.store_messages:
+            while True:
+                try:
+                    await store.open()
+                except StoreError:
+                    pass  # the writer says it
+                else:
+                    if spool is None or not spool.batches:
+                        break
+                await asyncio.sleep(PROBE_EVERY)
+            where, node_id = store.settings, config.node.id
+            # A day of slack: a call's record is filed under its beginning.
+            since_us = began_us - int((config.calls.rebuild_seconds + 86_400) * 1_000_000)
+            done = await rebuild(
+                functools.partial(postgres.find_unfinished, where, node_id),
+                lambda ids, limit: postgres.find_sip(where, node_id, ids, limit=limit),
+                lambda ids: postgres.find_rows(where, node_id, ids, since_us),
+                self.pipeline,
+                now=self._loop.time,
+                at_us=began_us,
+                look_back=config.calls.rebuild_seconds,
+                linger=config.calls.linger_seconds,
+                limit=config.calls.max_calls,
+            )
+            if done.calls or done.left_out:
+                log.info(
+                    "%d calls of an earlier life are followed again (%d messages, %.1f s),"
+                    " %d are not",
+                    done.calls,
+                    done.messages,
+                    done.seconds,
+                    done.left_out,
+                )
+        await asyncio.Event().wait()  # its end is not the sidecar's
 
     # -- what is shown
 
     def figures(self) -> Figures:
         """Everything that metrics, health and pages read."""
         now = self._loop.time()
-        waiting, writer = self.waiting, self._writer
-        tables = sorted(waiting.added)
         drops, used = self._udp.kernel()
-        lost: dict[str, int] = {}
-        for (_, reason), count in waiting.packets_dropped.items():
-            lost[reason] = lost.get(reason, 0) + count
         return Figures(
             version=__version__,
             pipeline=self.pipeline.snapshot(now),
-            storage=StorageFigures(
-                up=writer is not None and writer.up,
-                rows_stored=dict(waiting.stored),
-                rows_waiting={table: waiting.waiting(table) for table in tables},
-                rows_dropped=dict(waiting.dropped),
-                packets_stored=waiting.packets_stored["messages"],
-                packets_quarantined=waiting.packets_stored["quarantine"],
-                packets_waiting=sum(waiting.packets_waiting.values()),
-                packets_dropped=lost,
-                queue_bytes=waiting.total_bytes,
-                queue_limit_bytes=self.config.database.queue_bytes,
-                write_seconds=writer.seconds if writer else Histogram(WRITE_BOUNDS),
-                write_failures=dict(writer.failures) if writer else {},
-                server_restarts=self._embedded.restarts if self._embedded else 0,
-            ),
+            storage=self._storage(),
             capture=CaptureFigures(
                 kernel_drops=drops,
                 buffer_bytes=self._udp.buffer_bytes,
                 buffer_used_bytes=used,
                 tcp_connections=self._tcp.connections,
                 tcp_events=dict(self._tcp.counters),
+                errors=self._udp.errors + self._tcp.errors,
             ),
             loop_lag_seconds=max((lag for _, lag in self._lags), default=0.0),
             uptime_seconds=now - self._started,
             agent_names={number: name for name, number in self.config.hep.agents.items()},
+            warming=self.pipeline.warming(now),
+            memory=MemoryFigures(self._governor.used, self._governor.ceiling, self._governor.share),
+            http_events=dict(self._http.counters),
+        )
+
+    def _storage(self) -> StorageFigures:
+        """Where rows and packets are, in memory, on disk and in the database."""
+        waiting, writer, done = self.waiting, self._writer, self._maintained
+        disk = self._spool.report if self._spool is not None else Report()
+        lost: Counter[str] = Counter()
+        for dropped in (waiting.packets_dropped, disk.packets_dropped):
+            for (_, reason), count in dropped.items():
+                lost[reason] += count
+        stored = Counter(waiting.packets_stored) + Counter(disk.packets_stored)
+        refused = Counter(waiting.packets_refused) + Counter(disk.packets_refused)
+        return StorageFigures(
+            up=writer is not None and writer.up,
+            rows_stored=_sum(waiting.stored, disk.rows_stored),
+            rows_waiting={table: waiting.waiting(table) for table in sorted(waiting.added)},
+            rows_dropped=_sum(waiting.dropped, disk.rows_dropped),
+            packets_stored=stored["messages"],
+            packets_quarantined=stored["quarantine"] + sum(refused.values()),
+            packets_waiting=sum(waiting.packets_waiting.values()),
+            packets_dropped=dict(lost),
+            queue_bytes=waiting.total_bytes,
+            queue_limit_bytes=self.config.database.queue_bytes,
+            write_seconds=writer.seconds if writer else Histogram(WRITE_BOUNDS),
+            write_failures=dict(writer.failures) if writer else {},
+            server_restarts=self._embedded.restarts if self._embedded else 0,
+            spool=self._spool.figures() if self._spool is not None else NO_SPOOL,
+            rows_refused=_sum(waiting.refused, disk.rows_refused),
+            default_rows=done.default_rows if done is not None else {},
+            size_bytes=done.bytes if done is not None else None,
         )
 
     def _live_calls(self, limit: int) -> list[dict[str, Any]]:
@@ -426,109 +553,6 @@ class Sidecar:
         return {"state": state, **{name: fields[name] for name in names}}
 
 
-def set_up_logging(config: Config) -> None:
-    """Logs go to standard error, as text or one JSON object per line."""
-    handler = logging.StreamHandler(sys.stderr)
-    if config.log.format == "json":
-        handler.setFormatter(_JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "at": record.created,
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
-
-
-def _greeting(sidecar: Sidecar) -> str:
-    config = sidecar.config
-    hep_at = _show(sidecar.hep_address)
-    kinds = "UDP and TCP" if config.hep.tcp else "UDP"
-    directory = data_directory(config)
-    where, found = str(directory), ""
-    if config.database.dsn:
-        where, found = redacted(config.database.dsn), " --dsn DSN"
-    elif directory != default_directory():
-        found = f" --data {shlex.quote(str(directory))}"
-    include = Path(__file__).parents[2] / "kamailio" / "sipsidecar.cfg"
-    line = f'include_file "{include}"' if include.is_file() else 'include_file "sipsidecar.cfg"'
-    if hep_at != "127.0.0.1:9060":
-        line = f'#!define SIPSIDECAR_URI "sip:{_reached_at(sidecar)}"   then   {line}'
-    program = "sipsidecar" if sys.argv[0].endswith(".py") else os.path.relpath(sys.argv[0])
-    return "\n".join(
-        [
-            f"sipsidecar {__version__}",
-            f"  HEP      {hep_at} ({kinds})",
-            f"  HTTP     http://{_show(sidecar.http_address)} (/metrics /health/ready /v1/calls/live)",
-            f"  data     {where}",
-            f"  Kamailio {line}",
-            f"  calls    {program} calls{found}",
-        ]
-    )
-
-
-def _reached_at(sidecar: Sidecar) -> str:
-    host, port = sidecar.hep_address
-    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104 -- compared, not listened on
-    return _show((sidecar.config.node.name if everywhere else host, port))
-
-
-def _show(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-async def _serve(config: Config, also: Beside | None) -> int:
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    sidecar = Sidecar(config)
-
-    def stop() -> None:
-        if stopped.is_set():
-            sidecar.give_up()
-        stopped.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    await sidecar.start()
-    print(_greeting(sidecar), flush=True)  # noqa: T201 -- what a person reads first
-    if sidecar.advice is not None:
-        log.warning("%s", sidecar.advice)
-    extra = asyncio.create_task(also(sidecar)) if also else None
-    try:
-        await sidecar.run_until(stopped)
-    finally:
-        if extra is not None:
-            extra.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await extra
-        lost = await sidecar.drain()
-        ledger = sidecar.figures().ledger()
-        log.info(
-            "stopped: %d packets received: %d stored, %d quarantined, %d refused, %d dropped;"
-            " %d more lost in the kernel; %d rows could not be written at the end",
-            *(ledger[side] for side in ("received", "stored", "quarantined", "refused", "dropped")),
-            ledger["kernel_drops"],
-            lost,
-        )
-    return 0 if not lost else 1
-
-
-def run(config: Config, also: Beside | None = None) -> int:
-    """Run a sidecar until SIGINT or SIGTERM; `also` is a coroutine function that runs beside it."""
-    set_up_logging(config)
-    if not config.node.name:
-        config = msgspec.structs.replace(
-            config, node=msgspec.structs.replace(config.node, name=socket.gethostname())
-        )
-    os.umask(0o077)
-    return uvloop.run(_serve(config, also))
+def _sum(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, int]:
+    """Add counts that have the same key."""
+    return {key: one.get(key, 0) + other.get(key, 0) for key in one.keys() | other.keys()}

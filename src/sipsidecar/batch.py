@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from sipsidecar.rows import Replaced
 
 WORTH = ("messages", "quarantine", "pings", "registrations", "attempts", "calls")
@@ -16,8 +18,15 @@ ROW_OVERHEAD = 120
 """Bytes of Python objects per waiting row, so that the bound is about memory, not payload."""
 KEY_OVERHEAD = 600
 """The same for the key of a row to replace."""
-LOSSES = ("queue-full", "rejected", "database-away")
-"""Why rows are lost: no room, PostgreSQL refused them, it stayed away until the end."""
+LOSSES = (
+    "queue-full", "memory", "rejected", "database-away",
+    "spool-full", "spool-expired", "spool-corrupt", "spool-error",
+)  # fmt: skip
+"""Why rows are lost.
+
+No room, no room because memory is short, PostgreSQL refused them, it stayed away until the end; on
+disk: no room, too old, damaged, could not be written.
+"""
 
 
 class StoreError(Exception):
@@ -36,16 +45,39 @@ class StoreRejected(StoreError):
         self.sqlstate = sqlstate
 
 
+class SequenceTaken(StoreError):
+    """The ledger has this sequence for a batch of another life: number the batch anew."""
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What became of the rows of a batch that was committed; those not named here are stored."""
+
+    left_out: int = 0
+    """Rows that were there already."""
+    refused: dict[str, tuple[int, ...]] = {}
+    """Indexes by table of the rows that PostgreSQL refused: they are in `quarantine` now."""
+
+
 class Store(Protocol):
-    """What a storage is: each sequence is stored once, whole or not at all."""
+    """What a storage is: each batch is stored once, whole or not at all."""
+
+    @property
+    def first_sequence(self) -> int:
+        """The lowest batch sequence that is free for this node, as far as is known."""
 
     async def write(
         self,
         sequence: int,
         tables: Mapping[str, Sequence[bytes]],
         replace: Sequence[Replaced] = (),
-    ) -> int:
-        """Store encoded rows by table; StoreUnavailable, StoreRejected, and no third kind."""
+        *,
+        life: int,
+    ) -> Written:
+        """Store encoded rows by table; raises StoreError or one of its kinds, and nothing else.
+
+        `life` is a number of 63 bits that only the process has that made the batch: the same
+        sequence and life again is a batch that is stored already, which changes nothing.
+        """
 
 
 class Row(NamedTuple):
@@ -73,6 +105,68 @@ class Batch(NamedTuple):
         """How many rows it holds."""
         return sum(len(rows) for rows in self.tables.values())
 
+    def split(self) -> tuple["Batch", "Batch"]:
+        """What only adds rows, and what puts stored ones out of date."""
+        parts = [
+            {
+                table: some
+                for table, rows in self.tables.items()
+                if (some := [row for row in rows if bool(row.replaces) is replaces])
+            }
+            for replaces in (False, True)
+        ]
+        return Batch(parts[0], []), Batch(parts[1], self.replaced)
+
+
+class Spooled(NamedTuple):
+    """A batch that is on disk, under the number and the life that it was made with."""
+
+    sequence: int
+    life: int
+    batch: Batch
+
+
+class SpoolError(Exception):
+    """The disk does not take or give a batch; one line for people, and the reason of a loss."""
+
+    def __init__(self, message: str, reason: str = "spool-error") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Backlog(Protocol):
+    """What a spool is: batches in order, which outlive the process, until the store has them.
+
+    One call at a time. What a call counts is to be seen only when it returns, at once.
+    """
+
+    @property
+    def batches(self) -> int:
+        """How many it holds."""
+
+    @property
+    def highest(self) -> int:
+        """The highest sequence it has seen; -1 for none."""
+
+    async def put(self, spooled: Spooled, *, make_room: bool = True) -> None:
+        """Take over a batch, as its newest; for want of room the least worth goes, and is counted.
+
+        SpoolError when it takes nothing of it: then the batch is still the caller's. Without
+        `make_room` it takes all of the batch, at nothing else's cost, or nothing.
+        """
+
+    async def oldest(self) -> Spooled | None:
+        """Read what must be stored first; None when there is nothing (any more)."""
+
+    async def renumber(self, spooled: Spooled, sequence: int) -> Spooled:
+        """Give a batch another sequence, for good; it keeps its place."""
+
+    async def done(self, spooled: Spooled, refused: Mapping[str, Sequence[int]]) -> None:
+        """Let go of a batch that is in the database, but for the refused rows."""
+
+    async def lost(self, spooled: Spooled, reason: str) -> None:
+        """Let go of a batch that will never be written."""
+
 
 class Waiting:
     """Encoded rows by table, in order of arrival."""
@@ -80,22 +174,27 @@ class Waiting:
     def __init__(self, *, max_rows: int, max_age: float, max_bytes: int) -> None:
         self._max_rows = max_rows
         self._max_age = max_age
-        self._max_bytes = max_bytes
+        self._max_bytes = self._full_bytes = max_bytes
         self._tables: dict[str, deque[Row]] = {table: deque() for table in WORTH}
         self._oldest: float | None = None
         self._rows = 0
         self._bytes = 0
         self._taken: Batch | None = None
+        self._rest: Batch | None = None
         self._taken_bytes = 0
         self.added: Counter[str] = Counter()
         self.stored: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.rows_spooled: Counter[str] = Counter()
         self.dropped: Counter[tuple[str, str]] = Counter()
         self.packets_waiting: Counter[str] = Counter()
         self.packets_stored: Counter[str] = Counter()
+        self.packets_refused: Counter[str] = Counter()
+        self.packets_spooled: Counter[str] = Counter()
         self.packets_dropped: Counter[tuple[str, str]] = Counter()
 
     def __len__(self) -> int:
-        return self._rows + (self._taken.rows if self._taken else 0)
+        return self._rows + sum(part.rows for part in (self._taken, self._rest) if part)
 
     @property
     def total_bytes(self) -> int:
@@ -104,8 +203,18 @@ class Waiting:
 
     def waiting(self, table: str) -> int:
         """Rows of a table that are not in the database yet, those in flight included."""
-        taken = self._taken.tables.get(table, ()) if self._taken else ()
-        return sum(1 for row in self._tables[table] if row.data) + len(taken)
+        parts = [part.tables.get(table, ()) for part in (self._taken, self._rest) if part]
+        return sum(1 for row in self._tables[table] if row.data) + sum(map(len, parts))
+
+    @property
+    def fill(self) -> float:
+        """How much of the bytes that may wait are taken: 1 is full."""
+        return self.total_bytes / self._max_bytes
+
+    def limit(self, max_bytes: int) -> None:
+        """Hold fewer bytes while memory is short, at most what it was made for; drops what is over."""
+        self._max_bytes = max(1, min(max_bytes, self._full_bytes))
+        self._make_room()
 
     def add(
         self,
@@ -124,20 +233,29 @@ class Waiting:
         """A stored row that must go, after what was added before and before what comes after."""
         self._append(key.table, Row(b"", 0, key), now)
 
-    def due(self, now: float) -> bool:
-        """Whether a batch should be taken now."""
-        if self._oldest is None or self._taken is not None:
+    def due(self, now: float, patience: float = 0.0) -> bool:
+        """Whether a batch should be taken now; `patience` is an age that small ones may reach."""
+        if self._taken is not None:
+            return False
+        if self._rest is not None:
+            return True
+        if self._oldest is None:
             return False
         full = self._rows >= self._max_rows or self._bytes >= self._max_bytes // 4
-        return full or now - self._oldest >= self._max_age
+        return full or now - self._oldest >= max(self._max_age, patience)
 
     def take(self) -> Batch | None:
-        """Swap out at most one batch; it stays accounted for until `done` or `lost`.
+        """Swap out at most one batch; it stays accounted for until `done`, `spooled` or `lost`.
 
         At most `max_rows` of each table, and about a quarter of the bytes: one huge COPY would
         stall the receiver, and what is in flight cannot make room. What is worth most goes first.
         """
-        if self._taken is not None or self._oldest is None:
+        if self._taken is not None:
+            return None
+        if self._rest is not None:
+            self._taken, self._rest = self._rest, None
+            return self._taken
+        if self._oldest is None:
             return None
         tables: dict[str, list[Row]] = {}
         replaced: list[Replaced] = []
@@ -162,11 +280,32 @@ class Waiting:
             self._oldest = None
         return self._taken
 
-    def done(self) -> None:
-        """The batch that was taken is in the database."""
+    def split(self) -> Batch:
+        """Narrow the batch that was taken to what only adds rows; the next `take` gives the rest."""
+        assert self._taken is not None
+        assert self._rest is None
+        self._taken, rest = self._taken.split()
+        self._rest = rest if rest.tables or rest.replaced else None
+        return self._taken
+
+    def done(self, refused: Mapping[str, Sequence[int]] | None = None) -> None:
+        """The batch that was taken is in the database, its refused rows (indexes) in quarantine."""
         for table, rows in self._give_up().items():
             self.stored[table] += len(rows)
             self.packets_stored[table] += sum(row.packets for row in rows)
+            if refused and table in refused:
+                out = [rows[index] for index in refused[table]]
+                packets = sum(row.packets for row in out)
+                self.stored[table] -= len(out)
+                self.packets_stored[table] -= packets
+                self.refused[table] += len(out)
+                self.packets_refused[table] += packets
+
+    def spooled(self) -> None:
+        """The batch that was taken is on disk now: it waits no longer, but is not stored either."""
+        for table, rows in self._give_up().items():
+            self.rows_spooled[table] += len(rows)
+            self.packets_spooled[table] += sum(row.packets for row in rows)
 
     def lost(self, reason: str) -> None:
         """The batch that was taken will never be written."""
@@ -180,11 +319,16 @@ class Waiting:
         self._bytes += row.size
         if self._oldest is None:
             self._oldest = now
+        self._make_room()
+
+    def _make_room(self) -> None:
         while self._bytes + self._taken_bytes > self._max_bytes and self._rows:
             self._shed()
 
     def _give_up(self) -> dict[str, list[Row]]:
-        taken, self._taken, self._taken_bytes = self._taken, None, 0
+        taken, self._taken = self._taken, None
+        if self._rest is None:
+            self._taken_bytes = 0
         tables = taken.tables if taken else {}
         for table, rows in tables.items():
             self.packets_waiting[table] -= sum(row.packets for row in rows)
@@ -198,6 +342,7 @@ class Waiting:
         if not self._rows:
             self._oldest = None
         if row.data:
-            self.dropped[(table, "queue-full")] += 1
-            self.packets_dropped[(table, "queue-full")] += row.packets
+            reason = "memory" if self._max_bytes < self._full_bytes else "queue-full"
+            self.dropped[(table, reason)] += 1
+            self.packets_dropped[(table, reason)] += row.packets
             self.packets_waiting[table] -= row.packets

@@ -11,10 +11,11 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from sipsidecar.gate import Gate
 from sipsidecar.tables import printable
 
 DEFAULT_FILE = Path("/etc/sipsidecar/sipsidecar.toml")
@@ -142,6 +143,9 @@ class Retention(msgspec.Struct, frozen=True):
         int, _meta("Most bytes of all tables; the oldest partitions go first; 0: any", 0, 2**60)
     ] = 0
 
+    check_seconds: Annotated[
+        float, _meta("Time between looks at partitions, age and size", 0.5, 86400)
+    ] = 300.0
     calls_days: Annotated[int, _meta("Days to keep calls", 1, 36500)] = 90
     attempts_days: Annotated[int, _meta("Days to keep attempts", 1, 36500)] = 90
     messages_days: Annotated[int, _meta("Days to keep messages", 1, 36500)] = 7
@@ -302,16 +306,16 @@ def _check_listen(address: str) -> None:
 
 
 def _check_networks(networks: tuple[str, ...]) -> None:
-    for network in networks:
-        ipaddress.ip_network(network)
+    Gate(networks)
 
 
 def _check_keys(keys: dict[str, str]) -> None:
     for capture_id in keys:
         if capture_id != "*" and not (
-            re.fullmatch("[0-9]{1,10}", capture_id) and int(capture_id) < 2**32
+            re.fullmatch("0|[1-9][0-9]{0,9}", capture_id) and int(capture_id) < 2**32
         ):
-            raise ValueError(f'expected capture ids or "*", got {capture_id!r}')
+            # what stands there may be the key itself
+            raise ValueError('expected { ID = "KEY" }, where ID is a capture id or "*"')
 
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
@@ -335,29 +339,29 @@ Each may be `file:PATH` or `env:NAME` instead of the secret itself.
 """
 LEAST_SECRET = 16
 """Characters of a token or a masking key: fewer can be guessed."""
+_GUESSABLE = frozenset({"http.read_tokens", "http.operate_tokens", "privacy.key"})
 
 
-def _secret(key: str, text: str, environ: Mapping[str, str]) -> str:
-    """Fetch a secret from where a setting says it is; an error never shows any part of it."""
+def _secret(setting: Setting, text: str, environ: Mapping[str, str]) -> str:
+    """Fetch a secret from where a setting says it is; ValueError never shows any part of it."""
     if text.startswith("file:"):
         path = Path(text.removeprefix("file:"))
         try:
             found = path.read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise ConfigError(f"{key}: {path}: {error.strerror}") from None
+            raise ValueError(f"{path}: {error.strerror}") from None
         except ValueError:
-            raise ConfigError(f"{key}: {path}: expected text in UTF-8") from None
+            raise ValueError(f"{path}: expected text in UTF-8") from None
     elif text.startswith("env:"):
-        name = text.removeprefix("env:")
-        found = environ.get(name, "")
+        found = environ.get(text.removeprefix("env:"), "")
     else:
         found = text
-    if text and not found:
-        raise ConfigError(f"{key}: {text}: nothing there")
-    if key in {"http.read_tokens", "http.operate_tokens", "privacy.key"} and 0 < len(found) < (
-        LEAST_SECRET
-    ):
-        raise ConfigError(f"{key}: expected {LEAST_SECRET} characters or more")
+    if not found and text:
+        raise ValueError(f"{text}: nothing there")
+    if not found and setting.base is not str:  # an empty token or key would let everybody in
+        raise ValueError("expected secrets, got an empty one")
+    if setting.key in _GUESSABLE and 0 < len(found) < LEAST_SECRET:
+        raise ValueError(f"expected {LEAST_SECRET} characters or more")
     return found
 
 
@@ -369,12 +373,20 @@ def _reference(text: str) -> str:
 _Secrets = str | tuple[str, ...] | dict[str, str]
 
 
-def _resolved(value: _Secrets, use: Callable[[str], str]) -> _Secrets:
+def _each(value: _Secrets, use: Callable[[str], str]) -> _Secrets:
     if isinstance(value, dict):
         return {name: use(one) for name, one in value.items()}
-    if isinstance(value, str):
-        return use(value)
-    return tuple(use(one) for one in value)
+    return use(value) if isinstance(value, str) else tuple(use(one) for one in value)
+
+
+def _resolved(
+    setting: Setting, value: _Secrets, source: str, environ: Mapping[str, str]
+) -> tuple[_Secrets, _Secrets]:
+    """Turn a setting with secrets into what may be shown of it, and into the secrets."""
+    try:
+        return _each(value, _reference), _each(value, lambda one: _secret(setting, one, environ))
+    except ValueError as error:
+        raise ConfigError(f"{setting.key}: {error} ({source})") from None
 
 
 def is_loopback(address: str) -> bool:
@@ -396,6 +408,12 @@ def _check_whole(config: Config, sources: Mapping[str, str]) -> None:
             raise wrong(f"{section}.{missing}", "TLS needs both a certificate and a key")
     if hep.tls_listen and not hep.tls_certificate:
         raise wrong("hep.tls_listen", "needs hep.tls_certificate and hep.tls_key")
+    if hep.tls_client_ca and not hep.tls_listen:
+        raise wrong("hep.tls_client_ca", "guards nothing without hep.tls_listen")
+    try:
+        Gate(keys=hep.keys)
+    except ValueError as error:
+        raise wrong("hep.keys", str(error)) from None
     if (privacy.mask_users or privacy.mask_names) and not privacy.key:
         raise wrong("privacy.key", "masking needs a key, such as file:/etc/sipsidecar/mask.key")
     known = bool(hep.allow or hep.keys or hep.insecure)
@@ -432,15 +450,10 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     """Read the settings; `flags` has dotted keys, and None for a flag that was not given."""
     values: dict[str, dict[str, object]] = {}
     sources = dict.fromkeys(_BY_KEY, "default")
-    references: dict[str, Any] = {}
 
     def put(setting: Setting, value: object, source: str) -> None:
         section, _, name = setting.key.partition(".")
-        checked: Any = _checked(setting, value, source)
-        if setting.key in SECRETS:
-            references[setting.key] = _resolved(checked, _reference)
-            checked = _resolved(checked, lambda text: _secret(setting.key, text, environ))
-        values.setdefault(section, {})[name] = checked
+        values.setdefault(section, {})[name] = _checked(setting, value, source)
         sources[setting.key] = source
 
     if path:
@@ -457,6 +470,13 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
             _expect(key, _BY_KEY, "flag")
             plain = _from_text(value, _BY_KEY[key].base) if isinstance(value, str) else value
             put(_BY_KEY[key], plain, f"flag {FLAGS.get(key, '--' + key)}")
+    references: dict[str, Any] = {}
+    for setting in SETTINGS:
+        if setting.key in SECRETS and sources[setting.key] != "default":
+            section, _, name = setting.key.partition(".")
+            references[setting.key], values[section][name] = _resolved(
+                setting, cast("_Secrets", values[section][name]), sources[setting.key], environ
+            )
     config = msgspec.convert(values, Config)
     _check_whole(config, sources)
     return Loaded(config, sources, references)

@@ -1,7 +1,7 @@
 """HEP packets and time to call records and stored messages: the house without its doors."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sipsidecar.calls.agents import Agent, Agents
@@ -13,8 +13,12 @@ from sipsidecar.calls.events import (
     PingRecord,
     RegistrationRecord,
 )
+from sipsidecar.calls.restoring import Sighting, StoredRow
 from sipsidecar.calls.table import CallTable, Retraction
 from sipsidecar.calls.transactions import TransactionTable
+from sipsidecar.gate import WHYS as GATE_WHYS
+from sipsidecar.gate import Gate
+from sipsidecar.privacy import Mask
 from sipsidecar.signals.snapshot import (
     DELAY_BOUNDS,
     AgentFigures,
@@ -57,6 +61,24 @@ class Stored(NamedTuple):
     """How many received packets this accounts for: the loss ledger counts packets."""
     why: str | None
     """Why it was not understood; None for a message, a word for quarantine."""
+    peer: str | None
+    """Address of the capture agent that sent it; None of one of too many agents."""
+
+
+class Restored(NamedTuple):
+    """One stored SIP message, to be joined again after a restart."""
+
+    received_at: int
+    captured_at: int | None
+    agent_id: int | None
+    peer: str
+    """Address of the capture agent that sent it; empty when unknown."""
+    source: bytes
+    source_port: int
+    destination: bytes
+    destination_port: int
+    transport: str | None
+    payload: bytes
 
 
 class _Held(NamedTuple):
@@ -77,7 +99,12 @@ class Pipeline:
         max_calls: int = 50_000,
         linger: float = 2 * TIMER_B,
         local: Collection[bytes] = (),
+        gate: Gate | None = None,
+        mask: Mask | None = None,
     ) -> None:
+        self._mask = mask or Mask()
+        self.gate = gate or Gate()
+        """Who may speak; another may take its place at any time."""
         self.agents = Agents(local)
         self.calls = CallTable(self.agents, timing, max_calls=max_calls, linger=linger)
         self.transactions = TransactionTable(self.agents, timing)
@@ -105,12 +132,19 @@ class Pipeline:
         """
         self._received += 1
         self._bytes += len(datagram)
+        gate = self.gate
+        if gate.has_networks and not gate.admits(peer):
+            self._refused["not-allowed"] += 1
+            return
         try:
             packet = hep.decode(datagram, now_seconds=received_at // 1_000_000)
         except hep.HepError as error:
             self._refused[error.why] += 1
             if error.why == "not-hep" and hep.sniff(datagram, 0) is hep.Kind.SIP:
                 self._oddities["plain-sip"] += 1
+            return
+        if gate.has_keys and not gate.knows(packet):
+            self._refused["bad-key"] += 1
             return
         self.receive_packet(packet, now, received_at, peer)
 
@@ -155,8 +189,52 @@ class Pipeline:
             call_id = sip.text(correlation[: sip.MAX_CALL_ID]) if correlation else None
             transport = hep.transport_name(packet.ip_protocol, None)
             self._store(
-                packet, packet.payload, packet.captured_at, 1, received_at, transport, call_id, None
+                packet, packet.payload, packet.captured_at, 1, agent, received_at, transport,
+                call_id, None,
+            )  # fmt: skip
+
+    def restore(
+        self, messages: Sequence[Restored], rows: Sequence[StoredRow], now: float
+    ) -> int | None:
+        """Join the stored messages of one Call-ID again; None when there is no room for the call.
+
+        `rows` are what is stored in `calls` and `attempts` under it. Nothing is counted, kept or
+        masked a second time. Returns how many messages were facts of a call: a REGISTER is none.
+        """
+        found: dict[str, list[Sighting]] = {}
+        for m in messages:
+            try:
+                message = sip.parse(m.payload)
+            except sip.SipError:
+                continue
+            if not _of_a_call(message):
+                continue
+            agent = self.agents.recall(m.agent_id, m.peer)
+            if m.captured_at is None or agent is None:
+                clock, at = RECEIVER, m.received_at
+            else:
+                clock, at = agent.clock, m.captured_at
+            if agent is not None and agent.local is None:
+                agent.learn(m.source, m.destination)
+            source, destination = (m.source, m.source_port), (m.destination, m.destination_port)
+            fingerprint = hash((m.payload, source, destination))
+            # By the Call-ID as it came: the stored one may be clipped.
+            found.setdefault(message.call_id, []).append(
+                Sighting(
+                    message, source, destination, m.transport, fingerprint, clock, at, m.received_at
+                )
             )
+        joined = 0
+        for call_id, sightings in found.items():
+            if not self.calls.restore(call_id, sightings, rows, now):
+                return None
+            joined += len(sightings)
+        return joined
+
+    def warming(self, now: float) -> bool:
+        """Whether calls that are met now may lack their beginning, for this life is young."""
+        until = self.calls.warming_until
+        return until is not None and now < until
 
     def next_timer(self) -> float | None:
         """When `handle_timer` has something to do; None when nothing is waited for."""
@@ -204,7 +282,8 @@ class Pipeline:
 
     def troubles(self) -> dict[str, int]:
         """Counts of what an operator should hear of, in words that end a sentence on packets."""
-        found = {f"refused as {why}": n for why, n in self._refused.items() if why in hep.WHYS}
+        whys = hep.WHYS | GATE_WHYS
+        found = {f"refused as {why}": n for why, n in self._refused.items() if why in whys}
         found["not understood and quarantined"] = self._quarantined_out
         found["of calls over calls.max_calls were not followed"] = self.calls.refused_calls
         return {what: count for what, count in found.items() if count}
@@ -233,6 +312,7 @@ class Pipeline:
             transactions_open=len(transactions),
             limits={
                 "calls": calls.refused_calls,
+                "memory": calls.refused_memory,
                 "facts": calls.refused_facts,
                 "lingering": calls.evicted,
                 "transactions": transactions.refused,
@@ -267,15 +347,17 @@ class Pipeline:
         except sip.SipError as error:
             transport = hep.transport_name(packet.ip_protocol, None)
             self._store(
-                packet, payload, captured_at, packets, received_at, transport, None, error.why
-            )
+                packet, payload, captured_at, packets, agent, received_at, transport, None,
+                error.why,
+            )  # fmt: skip
             return
         if message.truncated:
             self._oddities["truncated-sip"] += 1
         transport = hep.transport_name(packet.ip_protocol, message.via_transport)
         self._store(
-            packet, payload, captured_at, packets, received_at, transport, message.call_id, None
-        )
+            packet, payload, captured_at, packets, agent, received_at, transport,
+            message.call_id, None,
+        )  # fmt: skip
         if captured_at is None or agent is None:
             clock, at = RECEIVER, received_at
         else:
@@ -284,9 +366,7 @@ class Pipeline:
             agent.learn(packet.source, packet.destination)
         source = (packet.source, packet.source_port)
         destination = (packet.destination, packet.destination_port)
-        if message.method in ("REGISTER", "OPTIONS") and not (
-            message.to_tag and message.status is None
-        ):
+        if not _of_a_call(message):
             self.transactions.receive(
                 message, source, destination, transport, clock, at, now, received_at
             )
@@ -351,6 +431,7 @@ class Pipeline:
         payload: bytes,
         captured_at: int | None,
         packets: int,
+        agent: Agent | None,
         received_at: int,
         transport: str | None,
         call_id: str | None,
@@ -375,6 +456,7 @@ class Pipeline:
                 payload,
                 packets,
                 why,
+                agent.peer if agent is not None else None,
             )
         )
 
@@ -398,6 +480,12 @@ class Pipeline:
             self._registrations[code_label(record.final_code)] += 1
         elif isinstance(record, PingRecord):
             self._pings[code_label(record.final_code)] += 1
+
+
+def _of_a_call(message: sip.Message) -> bool:
+    """Whether a message is a fact of a call; REGISTER and OPTIONS outside a dialog are not."""
+    inside = message.to_tag and message.status is None
+    return bool(inside) or message.method not in ("REGISTER", "OPTIONS")
 
 
 def _connection(packet: hep.Packet) -> tuple[bytes, int, bytes, int]:

@@ -32,6 +32,8 @@ LONG_TEXT_CAP = 1024
 ARRAY_CAP = 64
 """How many elements of an array are kept."""
 PAYLOAD_CAP = 1 << 20
+QUARANTINE_CAP = PAYLOAD_CAP + (1 << 16)
+"""Of what goes to quarantine: a whole row may, with a payload at its cap."""
 
 TIME_MIN = 0
 """1970-01-01, microseconds UTC."""
@@ -99,6 +101,10 @@ def _port(value: int | None) -> bytes:
 
 def _clamp_time(value: int) -> int:
     return value if TIME_MIN <= value <= TIME_MAX else TIME_MAX if value > 0 else TIME_MIN
+
+
+def _clamp_int4(value: int) -> int:
+    return max(-(1 << 31), min(value, (1 << 31) - 1))
 
 
 def _time(value: int | None) -> bytes:
@@ -206,11 +212,11 @@ _PING = _Layout(PingRecord)
 # Numbers first: fixed widths make the row short on disk and one struct of the hot path.
 _MESSAGE_COLUMNS = (
     "received_at", "captured_at", "agent_id", "sequence", "node_id", "src_port", "dst_port",
-    "kind", "codec", "src_ip", "dst_ip", "transport", "call_id", "payload",
+    "kind", "codec", "src_ip", "dst_ip", "transport", "call_id", "payload", "agent_ip",
 )  # fmt: skip
 _QUARANTINE_COLUMNS = (
     "received_at", "captured_at", "agent_id", "sequence", "node_id", "src_port", "dst_port",
-    "src_ip", "dst_ip", "why", "payload",
+    "src_ip", "dst_ip", "why", "payload", "detail",
 )  # fmt: skip
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -264,6 +270,8 @@ def clean_key(key: Replaced) -> Replaced:
         from_tag=clean_text(key.from_tag or "", TAG_CAP).decode(),
         branch=clean_text(key.branch or "", BRANCH_CAP).decode(),
         received_at=_clamp_time(key.received_at),
+        node_id=_clamp_int4(key.node_id),
+        revision=_clamp_int4(key.revision),
     )
 
 
@@ -317,10 +325,12 @@ def encode_message(
     call_id: str | None,
     payload: bytes,
     codec: int = 0,
+    agent_ip: str | None = None,
 ) -> bytes:
     """Encode a row of `messages`: one mirrored packet as it was.
 
-    `kind` is the HEP protocol type, `sequence` the order of arrival in this process. A message of
+    `kind` is the HEP protocol type, `sequence` the order of arrival in this process, `agent_ip`
+    the sender of the HEP packet. A message of
     no call gets an empty Call-ID: Citus cannot place a row whose distribution column is NULL.
     """
     if (
@@ -334,12 +344,12 @@ def encode_message(
         and 0 <= kind <= _INT2_MAX
     ):
         numbers = _MESSAGE.pack(
-            14, 8, received_at - _EPOCH, 8, captured_at - _EPOCH, 8, agent_id, 8, sequence,
+            15, 8, received_at - _EPOCH, 8, captured_at - _EPOCH, 8, agent_id, 8, sequence,
             4, node_id, 4, src_port & 0xFFFF, 4, dst_port & 0xFFFF, 2, kind, 2, codec,
         )  # fmt: skip
     else:
         numbers = (
-            _numbers(14, received_at, captured_at, agent_id, sequence, node_id, src_port, dst_port)
+            _numbers(15, received_at, captured_at, agent_id, sequence, node_id, src_port, dst_port)
             + _int2(kind)
             + _int2(codec)
         )
@@ -356,6 +366,7 @@ def encode_message(
             name,
             _pack_length(len(payload)),
             payload,
+            _inet(agent_ip),
         )
     )
 
@@ -372,16 +383,21 @@ def encode_quarantine(
     dst_port: int | None,
     why: str,
     payload: bytes,
+    detail: str | None = None,
 ) -> bytes:
-    """Encode a row of `quarantine`: bytes that were not understood, and the word for why."""
-    payload = payload[:PAYLOAD_CAP]
+    """Encode a row of `quarantine`: bytes that were not understood, and the word for why.
+
+    `detail` says more where `why` is only a class.
+    """
+    payload = payload[:QUARANTINE_CAP]
     return b"".join(
         (
-            _numbers(11, received_at, captured_at, agent_id, sequence, node_id, src_port, dst_port),
+            _numbers(12, received_at, captured_at, agent_id, sequence, node_id, src_port, dst_port),
             _inet(src_ip),
             _inet(dst_ip),
             _short_text(why),
             _pack_length(len(payload)),
             payload,
+            _long_text(detail),
         )
     )

@@ -106,3 +106,50 @@ def test_a_sender_without_address_is_an_agent_too() -> None:
     assert agent is not None
     agent.learn(A, A)
     assert agent.local is None
+
+
+def test_a_stored_message_finds_the_agent_of_the_live_ones_and_counts_nothing() -> None:
+    known = Agents()
+    live = known.see(1, "192.0.2.1", 5.0, 7)
+    assert live is not None
+    assert live is known.recall(1, "192.0.2.1")
+    assert (live.packets, live.last_now, live.last_received_at) == (1, 5.0, 7)
+    assert live is not known.recall(2, "192.0.2.1")
+    assert live is not known.recall(1, "192.0.2.2")
+    assert live is not known.recall(1, "")
+    assert [live] == list(known)
+
+
+def test_a_live_packet_finds_the_agent_of_the_stored_messages() -> None:
+    known = Agents()
+    stored = known.recall(None, "2001:db8::1")
+    assert list(known) == []
+    assert stored is known.see(None, "2001:db8::1", 0.0, 0)
+    assert [stored] == list(known)
+
+
+def test_one_sender_written_in_two_ways_is_one_agent() -> None:
+    known = Agents()
+    for written, again in (
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:DB8::1", "2001:db8:0::1"),
+        ("fe80::1%eth0", "fe80::1"),
+    ):
+        assert known.see(1, written, 0.0, 0) is known.recall(1, again)
+
+
+def test_a_mapped_sender_is_the_address_that_its_sip_has() -> None:
+    agent = Agents().see(1, "::ffff:192.0.2.2", 0.0, 0)
+    assert agent is not None
+    agent.learn(A, B)
+    assert agent.local == B
+
+
+def test_stored_senders_beyond_the_cap_are_not_kept_and_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agents, "MAX_AGENTS", 1)
+    known = Agents()
+    assert known.recall(1, "192.0.2.1") is not None
+    assert known.recall(2, "192.0.2.1") is None
+    assert known.overflow == 0

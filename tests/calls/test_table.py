@@ -263,3 +263,85 @@ def test_a_caller_that_turns_to_the_next_server_is_live_again() -> None:
     _send(world, "5.0 C>A 486 1/INVITE b2 a y")
     world.run_out()
     assert (world.call().final_code, sum(_live(world).values())) == (486, 0)
+
+
+def _ended(world: World, call_id: str, at: float) -> None:
+    _send(world, INVITE, call_id=call_id, at=at)
+    _send(world, BUSY, call_id=call_id, at=at)
+
+
+def test_shrinking_forgets_the_oldest_lingering_calls_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(table, "MAX_LINGERING", 10)
+    world = _world()
+    for i in range(8):
+        _ended(world, f"{i}@example.com", float(i))
+    world.run_until(12.0)
+    world.pipeline.calls.shrink(0.5, world.now)
+    said = world.pipeline.snapshot(world.now)
+    assert (said.calls_lingering, said.calls_tracked, said.limits["lingering"]) == (5, 5, 3)
+    world.pipeline.calls.shrink(0.0, world.now)
+    assert len(world.pipeline.calls) == 0
+    world.run_out()
+    assert len(world.calls()) == 8
+
+
+def test_what_late_facts_changed_is_said_before_a_lingering_call_is_evicted() -> None:
+    world = _world()
+    _ended(world, "one@example.com", 1.0)
+    world.run_until(5.0)
+    _send(world, RINGING, at=5.5)
+    world.pipeline.calls.shrink(0.0, world.now)
+    world._drain()
+    assert [(c.ring_ms, c.revision) for c in world.calls()] == [(500.0, 1)]
+
+
+def test_a_lingering_call_that_proved_to_be_none_can_be_evicted() -> None:
+    world = _world()
+    _send(world, BYE)
+    world.run_until(20.0)
+    _send(world, "6.1 B>A 481 2/BYE b3 a x", at=20.0)
+    world.pipeline.calls.shrink(0.0, 20.0)
+    assert (len(world.pipeline.calls), world.pipeline.calls.orphans) == (0, 1)
+
+
+def test_what_proves_to_be_no_call_after_all_is_taken_back() -> None:
+    world = _world()
+    _send(world, BYE)
+    world.run_until(20.0)
+    _send(world, "6.1 B>A 481 2/BYE b3 a x", at=20.5)
+    world.run_out()
+    record, retraction = world.outputs
+    assert isinstance(record, CallRecord)
+    assert isinstance(retraction, Retraction)
+    assert (retraction.from_tag, retraction.revision) == (record.from_tag, 1)
+    assert len(world.pipeline.calls) == 0
+
+
+def test_newcomers_are_refused_while_memory_is_short_and_known_calls_go_on() -> None:
+    world = _world()
+    _send(world, INVITE)
+    world.pipeline.calls.refuse_new = True
+    _send(world, INVITE, call_id="new@example.com")
+    _send(world, BUSY)
+    world.pipeline.calls.refuse_new = False
+    world.run_out()
+    assert [c.call_id for c in world.calls()] == ["one@example.com"]
+    limits = world.pipeline.snapshot(0.0).limits
+    assert (limits["memory"], limits["calls"]) == (1, 0)
+
+
+def test_a_call_met_in_its_middle_says_that_the_sidecar_was_warming() -> None:
+    world = _world()
+    world.pipeline.calls.warming_until = 5.0
+    _send(world, OK, call_id="warming@example.com", at=1.0)
+    _send(world, INVITE, call_id="whole@example.com", at=2.0)
+    _send(world, OK, call_id="partial@example.com", at=5.0)
+    for name in ("warming", "whole", "partial"):
+        _send(world, BYE, call_id=f"{name}@example.com", at=6.0)
+    world.run_out()
+    flags = {c.call_id.split("@")[0]: c.flags for c in world.calls()}
+    assert "warming" in flags["warming"]
+    assert "partial_no_invite" in flags["warming"]
+    assert "warming" not in flags["whole"] + flags["partial"]

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from asking import certificate
 from running import CORPUS, ENVIRONMENT, LIMIT
 from sipsidecar import cli
 from sipsidecar.calls.events import CallRecord
@@ -123,11 +125,16 @@ class Page(http.server.BaseHTTPRequestHandler):
     """What answers where a sidecar should."""
 
     body = b""
+    status = 200
     asked: list[str] = []  # noqa: RUF012 -- of the class, as the server makes the objects
+    tokens: list[str | None] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        self.send_response(200)
+        self.tokens.append(self.headers["Authorization"])
+        self.send_response(self.status)
+        if 300 <= self.status < 400:
+            self.send_header("Location", "/elsewhere")
         self.end_headers()
         self.wfile.write(self.body)
 
@@ -139,6 +146,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 def page() -> Iterator[tuple[type[Page], str]]:
     class Mine(Page):
         asked: list[str] = []  # noqa: RUF012
+        tokens: list[str | None] = []  # noqa: RUF012
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mine) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -180,6 +188,127 @@ def test_live_calls_are_those_of_the_running_sidecar(
     assert run("calls", "--live", "--http", address).code == 1
 
 
+READ, OPERATE = "read-read-read-00", "operate-operate-0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({}, None),
+        ({"READ": READ}, READ),
+        ({"OPERATE": OPERATE}, OPERATE),
+        ({"READ": READ, "OPERATE": OPERATE}, READ),
+        ({"READ": "pässwörter-sind-gut"}, "pässwörter-sind-gut"),
+    ],
+)
+def test_a_token_that_is_set_is_sent_and_never_printed(
+    run: Run,
+    page: tuple[type[Page], str],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    sent: str | None,
+) -> None:
+    served, address = page
+    for role, token in settings.items():
+        monkeypatch.setenv(f"SIPSIDECAR_HTTP__{role}_TOKENS", token)
+    served.body = b'{"live": {}, "calls": []}'
+    said = run("calls", "--live", "--http", address)
+    (given,) = served.tokens
+    assert given == (sent and f"Bearer {sent}".encode().decode("latin-1"))
+    served.body, served.status = b"no", 401
+    refused = run("calls", "--live", "--http", address)
+    assert sent is None or sent not in said.out + said.err + refused.err
+
+
+def test_a_token_does_not_follow_a_redirect(
+    run: Run, page: tuple[type[Page], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, address = page
+    served.status = 302
+    monkeypatch.setenv("SIPSIDECAR_HTTP__READ_TOKENS", READ)
+    assert run("calls", "--live", "--http", address).code == 2
+    assert served.tokens[0] == f"Bearer {READ}"
+    assert set(served.tokens[1:]) <= {None}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, b'{"error": "x"}', "answers 401: set http.read_tokens to a token of that sidecar"),
+        (421, b'{"error": "add it to http.hosts"}', "answers 421: add it to http.hosts"),
+        (403, b'{"error": "\\u001b[31m"}', "answers 403: \\x1b[31m"),
+        (404, b"<html>", "answers 404: is it a sidecar? name its --http"),
+        (500, b"[]", "answers 500: is it a sidecar? name its --http"),
+    ],
+)
+def test_a_sidecar_that_refuses_is_told_apart_from_none(
+    run: Run, page: tuple[type[Page], str], status: int, body: bytes, words: str
+) -> None:
+    served, address = page
+    served.body, served.status = body, status
+    line = run("calls", "--live", "--http", address).refusal
+    assert line.startswith(f"sipsidecar: http://{address} {words}")
+
+
+@pytest.fixture
+def secure_page(
+    page: tuple[type[Page], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """A sidecar's page over TLS, its address, and the certificate and key it shows."""
+    served, _ = page
+    served.body = b'{"live": {}, "calls": [{"call_id": "a@b", "started_at": 1795000000123456}]}'
+    pair = certificate(tmp_path / "tls", "mon.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+    monkeypatch.setenv("SIPSIDECAR_HTTP__TLS_CERTIFICATE", pair[0])
+    monkeypatch.setenv("SIPSIDECAR_HTTP__TLS_KEY", pair[1])
+
+    class Server(http.server.ThreadingHTTPServer):
+        def get_request(self) -> tuple[socket.socket, object]:
+            sock, address = super().get_request()
+            return context.wrap_socket(sock, server_side=True), address
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    with Server(("127.0.0.1", 0), served) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}", pair
+        server.shutdown()
+        thread.join()
+
+
+def test_live_calls_come_over_tls_from_who_shows_the_configured_certificate(
+    run: Run,
+    secure_page: tuple[str, tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address, _ = secure_page
+    said = run("calls", "--live", "--http", address)
+    assert (said.code, said.err) == (0, "")
+    other = certificate(tmp_path / "other", "mon.example")
+    monkeypatch.setenv("SIPSIDECAR_HTTP__TLS_CERTIFICATE", other[0])
+    line = run("calls", "--live", "--http", address).refusal
+    assert f"no sidecar answers at https://{address}" in line
+    assert f"not {other[0]} as it is now" in line
+
+
+@pytest.mark.parametrize("text", [None, "", "no PEM", "\N{SNOWMAN}"])
+def test_a_certificate_that_cannot_be_read_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    path = tmp_path / "cert.pem"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("SIPSIDECAR_HTTP__TLS_CERTIFICATE", str(path))
+    monkeypatch.setenv("SIPSIDECAR_HTTP__TLS_KEY", str(path))
+    line = run("calls", "--live", "--http", "127.0.0.1:1").refusal
+    why = "No such file or directory" if text is None else "holds no certificate in PEM form"
+    assert line == f"sipsidecar: http.tls_certificate: {path}: {why}"
+
+
 @pytest.mark.parametrize(
     "body", [b"<html>", b"[]", b"{}", b'{"calls": 5}', b'{"calls": [5]}', b"\xff", b""]
 )
@@ -193,7 +322,10 @@ def test_something_else_at_the_sidecars_address_is_said_to_be_no_sidecar(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 -- asked, not bound
-def test_no_sidecar_at_all_is_said_with_what_to_do(run: Run, host: str) -> None:
+def test_no_sidecar_at_all_is_said_with_what_to_do(
+    run: Run, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIPSIDECAR_HTTP__INSECURE", "true")
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]

@@ -19,7 +19,9 @@ from sipsidecar.signals.snapshot import (
     CaptureFigures,
     Figures,
     Histogram,
+    MemoryFigures,
     Snapshot,
+    SpoolFigures,
     StorageFigures,
 )
 from sipsidecar.wire import hep
@@ -51,6 +53,20 @@ def figures(snapshot: Snapshot, **changes: Any) -> Figures:
                 write_seconds=writes,
                 write_failures={"unavailable": 1},
                 server_restarts=1,
+                spool=SpoolFigures(
+                    batches=2,
+                    bytes=500,
+                    limit_bytes=2000,
+                    oldest_seconds=12.0,
+                    rows={"calls": 3},
+                    packets=6,
+                    inherited=8,
+                    rows_spooled={"calls": 13},
+                    rows_replayed={"calls": 10},
+                ),
+                rows_refused={"calls": 1},
+                default_rows={"messages": 4},
+                size_bytes=123456,
             ),
             capture=CaptureFigures(
                 kernel_drops=9,
@@ -62,9 +78,36 @@ def figures(snapshot: Snapshot, **changes: Any) -> Figures:
             loop_lag_seconds=0.25,
             uptime_seconds=12.5,
             agent_names={2001: "edge"},
+            warming=True,
+            memory=MemoryFigures(300, 500, 0.5),
+            http_events={"unauthorized": 2},
         ),
         **changes,
     )
+
+
+def test_what_waits_on_disk_and_how_near_the_limits_are_is_shown() -> None:
+    found = values(figures(fresh()))
+    expected = {
+        ("packets_spooled",): 6,
+        ("packets_inherited_total",): 8,
+        ("spool_bytes",): 500,
+        ("spool_limit_bytes",): 2000,
+        ("spool_batches",): 2,
+        ("spool_oldest_seconds",): 12,
+        ("spool_rows", "calls"): 3,
+        ("rows_spooled_total", "calls"): 13,
+        ("rows_replayed_total", "calls"): 10,
+        ("rows_refused_total", "calls"): 1,
+        ("default_rows", "messages"): 4,
+        ("database_bytes",): 123456,
+        ("warming",): 1,
+        ("memory_used_bytes",): 300,
+        ("memory_ceiling_bytes",): 500,
+        ("memory_share",): 0.5,
+        ("http_events_total", "unauthorized"): 2,
+    }
+    assert {key: found.get(key) for key in expected} == expected
 
 
 def page(said: Figures, accept: str = TEXT) -> str:
@@ -338,7 +381,13 @@ ALLOWED = {
     ("rows_waiting", "table"): set(batch.WORTH),
     ("rows_dropped", "table"): set(batch.WORTH),
     ("rows_dropped", "reason"): set(batch.LOSSES),
-    ("batch_failures", "reason"): {"unavailable", "rejected"},
+    ("batch_failures", "reason"): {"unavailable", "rejected", "slow"},
+    ("rows_refused", "table"): set(batch.WORTH),
+    ("rows_spooled", "table"): set(batch.WORTH),
+    ("rows_replayed", "table"): set(batch.WORTH),
+    ("spool_rows", "table"): set(batch.WORTH),
+    ("default_rows", "table"): set(batch.WORTH),
+    ("http_events", "event"): {"unauthorized"},
     ("live_calls", "state"): {"trying", "ringing", "answered"},
     ("calls", "class"): CLASSES,
     ("calls", "code"): CODES,
@@ -347,7 +396,9 @@ ALLOWED = {
     ("attempts", "code"): CODES,
     ("registrations", "code"): CODES,
     ("pings", "code"): CODES,
-    ("limits", "cap"): {"calls", "facts", "lingering", "transactions", "agents", "streams"},
+    ("limits", "cap"): {"calls", "facts", "lingering", "transactions", "agents", "streams",
+        "memory",
+    },
     ("agent_packets", "agent"): {"edge", "other"},
     ("agent_last_seen_seconds", "agent"): {"edge", "other"},
     ("agent_clock_skew_seconds", "agent"): {"edge", "other"},

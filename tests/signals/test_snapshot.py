@@ -10,10 +10,12 @@ from sipsidecar.pipeline import Pipeline
 from sipsidecar.signals.snapshot import (
     DELAY_BOUNDS,
     KNOWN_CODES,
+    NO_SPOOL,
     WRITE_BOUNDS,
     CaptureFigures,
     Figures,
     Histogram,
+    MemoryFigures,
     StorageFigures,
     code_label,
     health,
@@ -104,8 +106,11 @@ def test_a_code_of_the_registry_is_its_own_label_and_others_share_one() -> None:
 SIDES = st.integers(0, 10**9)
 
 
+SPOOL = msgspec.structs.replace(NO_SPOOL, limit_bytes=1000)
+
+
 @given(stored=SIDES, waiting=SIDES, held=SIDES, quarantined=SIDES, refused=SIDES, dropped=SIDES,
-       missing=st.integers(-5, 5))  # fmt: skip
+       spooled=SIDES, inherited=SIDES, missing=st.integers(-5, 5))  # fmt: skip
 def test_the_balance_is_what_is_missing(
     stored: int,
     waiting: int,
@@ -113,11 +118,14 @@ def test_the_balance_is_what_is_missing(
     quarantined: int,
     refused: int,
     dropped: int,
+    spooled: int,
+    inherited: int,
     missing: int,
 ) -> None:
-    known = stored + waiting + held + quarantined + refused + dropped
+    known = stored + waiting + held + quarantined + refused + dropped + spooled - inherited
     said = figures(
         received=known + missing,
+        spool=msgspec.structs.replace(SPOOL, packets=spooled, inherited=inherited),
         held=held,
         refused={"chunk": refused, "length": 0},
         packets_stored=stored,
@@ -129,8 +137,10 @@ def test_the_balance_is_what_is_missing(
     assert said["balance"] == missing
     assert said == {
         "received": known + missing,
+        "inherited": inherited,
         "stored": stored,
         "waiting": waiting + held,
+        "spooled": spooled,
         "quarantined": quarantined,
         "refused": refused,
         "dropped": dropped,
@@ -158,6 +168,14 @@ def test_a_sidecar_that_does_its_work_has_no_failing_check() -> None:
         ("receive_buffer", {"buffer_used_bytes": 899}, {"buffer_used_bytes": 900}),
         ("loop_lag_seconds", {"loop_lag_seconds": 0.99}, {"loop_lag_seconds": 1.0}),
         ("ledger_balance", {"received": 0}, {"received": 1}),
+        (
+            "spool",
+            {"spool": msgspec.structs.replace(SPOOL, bytes=899)},
+            {"spool": msgspec.structs.replace(SPOOL, bytes=900)},
+        ),
+        ("memory", {"memory": MemoryFigures(99, 100, 1.0)}, {"memory": MemoryFigures(100, 100, 1)}),
+        ("default_partition_rows", {"default_rows": {"calls": 0}}, {"default_rows": {"calls": 1}}),
+        ("warming", {"warming": False}, {"warming": True}),
     ],
 )
 def test_each_check_fails_alone_at_its_limit(
@@ -171,6 +189,21 @@ def test_each_check_shows_what_it_read_and_where_its_limit_is() -> None:
     for check in health(figures()):
         assert check.reading is not None
         assert check.limit is not None or check.name == "database"
+
+
+def required(said: Figures) -> list[str]:
+    return [check.name for check in health(said) if not check.ok and check.required]
+
+
+def test_without_a_spool_a_sidecar_needs_its_database_with_one_it_does_its_work_without() -> None:
+    assert required(figures(up=False)) == ["database"]
+    assert required(figures(up=False, spool=SPOOL)) == []
+
+
+def test_warnings_do_not_make_a_sidecar_unready() -> None:
+    said = figures(warming=True, default_rows={"calls": 1}, memory=MemoryFigures(2, 1, 0.1))
+    assert len(failing(said)) == 3
+    assert required(said) == []
 
 
 def test_a_failing_database_comes_with_advice() -> None:

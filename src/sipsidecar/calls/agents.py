@@ -97,10 +97,12 @@ class Agent:
 
 
 def _packed(address: str) -> bytes | None:
+    """An address as SIP's are compared: without its scope, an IPv4-mapped one as IPv4."""
     try:
-        return ip_address(address).packed
+        found = ip_address(address)
     except ValueError:
         return None
+    return (getattr(found, "ipv4_mapped", None) or found).packed
 
 
 class Agents:
@@ -109,25 +111,43 @@ class Agents:
     def __init__(self, local: Collection[bytes] = ()) -> None:
         self._configured = frozenset(local)
         self._by_key: dict[tuple[int | None, str], Agent] = {}
+        self._by_own: dict[tuple[int | None, bytes], Agent] = {}
         self._by_clock: dict[int, Agent] = {}
         self.overflow = 0
 
     def __iter__(self) -> Iterator[Agent]:
-        return iter(self._by_clock.values())
+        """Those that were heard; one only remembered is not among them."""
+        return (agent for agent in self._by_clock.values() if agent.packets)
 
     def see(self, agent_id: int | None, peer: str, now: float, received_at: int) -> Agent | None:
         """The agent a packet came from; None when there are too many to know."""
-        agent = self._by_key.get((agent_id, peer))
+        agent = self._by_key.get((agent_id, peer)) or self.recall(agent_id, peer)
         if agent is None:
-            if len(self._by_key) >= MAX_AGENTS:
-                self.overflow += 1
-                return None
-            clock = RECEIVER + 1 + len(self._by_key)
-            agent = Agent(clock, agent_id, peer)
-            self._by_key[(agent_id, peer)] = self._by_clock[clock] = agent
+            self.overflow += 1
+            return None
         agent.packets += 1
         agent.last_now = now
         agent.last_received_at = received_at
+        return agent
+
+    def recall(self, agent_id: int | None, peer: str) -> Agent | None:
+        """The agent that a stored message came from, as `see` would know it; nothing is counted.
+
+        One sender may be written in two ways, as `::ffff:192.0.2.1` by a socket and `192.0.2.1`
+        by a table: it is one agent, or no time before a restart could be compared with one after.
+        """
+        key = (agent_id, peer)
+        agent = self._by_key.get(key)
+        if agent is None and len(self._by_key) < MAX_AGENTS:
+            own = _packed(peer)
+            agent = self._by_own.get((agent_id, own)) if own is not None else None
+            if agent is None:
+                clock = RECEIVER + 1 + len(self._by_clock)
+                agent = Agent(clock, agent_id, peer)
+                self._by_clock[clock] = agent
+                if own is not None:
+                    self._by_own[agent_id, own] = agent
+            self._by_key[key] = agent
         return agent
 
     def clocks(self, clocks: Collection[int]) -> Clocks:

@@ -205,11 +205,13 @@ class Call:
         "last_now",
         "legs",
         "live",
+        "marks",
         "refers",
         "refused",
         "reinvites",
         "revision",
         "session_expires",
+        "stored",
     )
 
     def __init__(self, call_id: str, now: float, received_at: int) -> None:
@@ -235,6 +237,10 @@ class Call:
         self.emitted: dict[tuple[str, str | None], int] | None = None
         self.emitted_at = 0.0
         self.revision = 0
+        self.marks: tuple[str, ...] = ()
+        """Flags that its records get for how this process came to know it."""
+        self.stored: tuple[tuple[str, str | None, int], ...] = ()
+        """Rows that its next record replaces or takes back: From tag, branch, `received_at`."""
 
     def see(
         self,

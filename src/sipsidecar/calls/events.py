@@ -84,6 +84,9 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Comma-joined encoding names of the offer's audio formats, in order of preference."""
     codec_negotiated: str | None = None
     flags: tuple[str, ...] = ()
+    """What was remarkable, sorted. `interrupted`: the sidecar ended before the call; `rebuilt`: it
+    knows the call, or its beginning, from what an earlier life stored; `warming`: it had just begun
+    and may have missed the INVITE. An attempt's too."""
     seizure: bool = False
     trunk: str | None = None
     """None until cohorts exist."""

@@ -3,6 +3,10 @@
 A record leaves when its facts are complete and nothing new came for the settle time, or when the
 timer ran out that RFC 3261 gives what is missing. The call then lingers for late facts, and a
 record that they change leaves again with a higher revision.
+
+After a restart the calls of the life before are restored from what was stored of them. Their
+records are flagged `rebuilt`. Until that is done, and for some time in which calls are met in their
+middle, records of calls whose INVITE was not seen are flagged `warming`.
 """
 
 import heapq
@@ -15,11 +19,24 @@ from sipsidecar.calls.agents import Agents
 from sipsidecar.calls.call import ANSWERED, ENDED, INVITED, RANG, REFUSED, Call, Endpoint
 from sipsidecar.calls.dialog import ORPHAN, TIMER_B, TIMER_C, Timing
 from sipsidecar.calls.events import AttemptRecord, CallRecord
-from sipsidecar.calls.record import outcome
+from sipsidecar.calls.leaving import hashes, interrupted, key_of, marked, marks_of
+from sipsidecar.calls.record import Outcome, outcome
+from sipsidecar.calls.restoring import (
+    RowKey,
+    Sighting,
+    StoredRow,
+    is_over,
+    join_stored,
+    last_call,
+    saw_all_of_it,
+    says_it_all,
+)
 from sipsidecar.wire import sip
 
 MAX_LINGERING = 20_000
 """Closed calls kept for late facts; the oldest go first."""
+HOLD_LOOK = 1.0
+"""Seconds between looks at a call whose beginning may still be restored."""
 TURN = 64
 """Calls derived per turn, so that a burst of endings does not stall the receiver."""
 
@@ -47,30 +64,6 @@ class Retraction(msgspec.Struct, frozen=True):
     """Of the change that disproved it: the records below it go."""
 
 
-_INFERRED_BY_TIMER = frozenset({"no_response", "stuck_early"})
-
-
-def _interrupted(record: CallRecord | AttemptRecord) -> CallRecord | AttemptRecord:
-    """A record whose timers did not run out: nothing that only they would prove is said."""
-    flags = tuple(sorted({*record.flags, "interrupted"} - _INFERRED_BY_TIMER))
-    by_timer = record.inferred and not record.answered
-    if not by_timer:
-        return msgspec.structs.replace(record, flags=flags)
-    unknown = msgspec.structs.replace(
-        record, flags=flags, final_code=None, final_class=None, inferred=False
-    )
-    if isinstance(unknown, CallRecord):
-        return msgspec.structs.replace(
-            unknown,
-            final_origin=None,
-            ended=False,
-            ended_at=None,
-            end_source=None,
-            released_by=None,
-        )
-    return unknown
-
-
 class CallTable:
     """All calls that are live or lingering."""
 
@@ -93,6 +86,13 @@ class CallTable:
         self.live = [0, 0, 0]
         self.refused_calls = 0
         self.refused_facts = 0
+        self.refused_memory = 0
+        self.refuse_new = False
+        """Newcomers are refused and counted in `refused_memory`: somebody governs memory."""
+        self.hold_partials_until: float | None = None
+        """Monotonic; until then a call without INVITE waits, for its beginning may be restored."""
+        self.warming_until: float | None = None
+        """Monotonic; calls met until then may lack their beginning and say so."""
         self.orphans = 0
         self.evicted = 0
         self.revisions = 0
@@ -127,11 +127,11 @@ class CallTable:
         """Join one message of a dialog, or of one that may become a dialog."""
         call = self._calls.get(message.call_id)
         if call is None:
-            if len(self._calls) - len(self._lingering) >= self._max_calls:
-                self.refused_calls += 1
+            call = self._admit(message.call_id, now, received_at)
+            if call is None:
                 return
-            call = self._calls[message.call_id] = Call(message.call_id, now, received_at)
-            self._schedule(call, now + self._timing.settle + ORPHAN)
+            if self.warming_until is not None and now < self.warming_until:
+                call.marks = ("warming",)
         elif received_at < call.first_received_at and call.emitted is None:
             call.first_received_at = received_at
         before, refused = call.live, call.refused
@@ -145,6 +145,51 @@ class CallTable:
             self._move(before, call.live)
             if call.live & (ENDED | REFUSED) and not before & (ENDED | REFUSED):
                 self._schedule_by(call, now + self._timing.settle)
+
+    def restore(
+        self, call_id: str, sightings: Sequence[Sighting], rows: Sequence[StoredRow], now: float
+    ) -> bool:
+        """Join what was stored of a call before a restart; False when there is no room for it.
+
+        `rows` are those of its Call-ID. The whole call at once: half of one would be judged. A call
+        that had no row, or one that says `interrupted`, goes on, and its deadlines run from now;
+        one that was over lingers. Its rows are replaced or taken back as soon as there is more to
+        say, and so is what this life said of it before it knew of the beginning.
+        """
+        patience = self._timing.settle + self._linger
+        facts, rows = last_call(sightings, rows, int(patience * 1_000_000))
+        call = self._calls.get(call_id)
+        met = call is not None
+        if call is None:
+            call = self._admit(call_id, now, facts[0].received_at)
+            if call is None:
+                return False
+        elif saw_all_of_it(call, facts, rows):
+            return True
+        before, refused = call.live, call.refused
+        newest = join_stored(call, facts, rows)
+        self.refused_facts += call.refused - refused
+        call.last_now = now
+        if call.emitted is None and not is_over(rows):
+            call.revision = newest + 1
+            self._move(before, call.live)
+            if call.live & (ENDED | REFUSED):
+                self._schedule_by(call, now + self._timing.settle)
+            return True
+        if call.emitted is None:
+            self._move(before, 0)
+        call.revision = newest
+        said = self._outcome(call)
+        if not met and says_it_all(rows, said, facts, int(self._timing.settle * 1_000_000)):
+            call.emitted = hashes((*said.calls, *said.attempts))
+            call.stored = ()
+            call.emitted_at, call.last_now = now, now - self._timing.settle
+            self._schedule(call, now + self._linger)
+        else:
+            call.emitted, call.emitted_at = {}, float("-inf")
+            self._schedule(call, now + self._timing.settle)
+        self._keep(call, now, oldest=True)
+        return True
 
     def next_timer(self) -> float | None:
         """When `handle_timer` has something to do; None when nothing is waited for."""
@@ -168,19 +213,48 @@ class CallTable:
     def drain(self, now: float) -> None:
         """Let every record leave, of calls that go on too: those say what is known, `interrupted`."""
         for call in list(self._calls.values()):
-            if call.emitted is not None and call.last_now <= call.emitted_at:
-                continue
-            said = outcome(call, self._agents.clocks(call.clocks), self._timing)
-            if said.orphan:
-                self.orphans += 1
-                self._forget(call)
-                continue
-            complete = said.due <= call.last_now + self._timing.settle
-            records: list[CallRecord | AttemptRecord] = [*said.calls, *said.attempts]
-            if not complete:
-                records = [_interrupted(record) for record in records]
-            self._emit(call, records)
-            call.emitted_at = now
+            self._conclude(call, now)
+
+    def shrink(self, share: float, now: float) -> None:
+        """Evict the oldest lingering calls, down to this share of `MAX_LINGERING`, at once."""
+        while len(self._lingering) > max(share, 0.0) * MAX_LINGERING:
+            self._evict(now)
+
+    def _admit(self, call_id: str, now: float, received_at: int) -> Call | None:
+        """A new call; None, and counted, when there is no room."""
+        if self.refuse_new:
+            self.refused_memory += 1
+            return None
+        if len(self._calls) - len(self._lingering) >= self._max_calls:
+            self.refused_calls += 1
+            return None
+        call = self._calls[call_id] = Call(call_id, now, received_at)
+        self._schedule(call, now + self._timing.settle + ORPHAN)
+        return call
+
+    def _outcome(self, call: Call) -> Outcome:
+        return outcome(call, self._agents.clocks(call.clocks), self._timing)
+
+    def _conclude(self, call: Call, now: float) -> None:
+        """Say what is known of a call and was not said yet; what is not complete, `interrupted`."""
+        if call.emitted is not None and call.last_now <= call.emitted_at:
+            return
+        said = self._outcome(call)
+        if said.orphan:
+            self._dismiss(call)
+            return
+        records: list[CallRecord | AttemptRecord] = [*said.calls, *said.attempts]
+        if said.due > call.last_now + self._timing.settle:
+            records = [interrupted(record) for record in records]
+        self._emit(call, records)
+        call.emitted_at = now
+
+    def _dismiss(self, call: Call) -> None:
+        """Forget what proved to be no call; what was said of it is taken back."""
+        self.orphans += 1
+        if call.emitted is not None or call.stored:
+            self._emit(call, ())
+        self._forget(call)
 
     def _schedule(self, call: Call, due: float) -> None:
         call.due = due
@@ -207,7 +281,10 @@ class CallTable:
         if quick > now:
             self._schedule(call, quick)
             return
-        said = outcome(call, self._agents.clocks(call.clocks), self._timing)
+        if self._may_be_restored(call, now):
+            self._schedule(call, now + HOLD_LOOK)
+            return
+        said = self._outcome(call)
         if said.due > now:
             if (
                 call.emitted is None
@@ -220,18 +297,41 @@ class CallTable:
             self._schedule(call, said.due)
             return
         if said.orphan:
-            self.orphans += 1
-            self._forget(call)
+            self._dismiss(call)
             return
         self._emit(call, (*said.calls, *said.attempts))
         call.emitted_at = now
         self._schedule(call, now + self._linger)
+        self._keep(call, now)
+
+    def _keep(self, call: Call, now: float, *, oldest: bool = False) -> None:
+        """Let a call linger for late facts; the `oldest` goes first when there is no room."""
         self._lingering[call.call_id] = None
-        self._lingering.move_to_end(call.call_id)
+        self._lingering.move_to_end(call.call_id, last=not oldest)
         if len(self._lingering) > MAX_LINGERING:
-            oldest = next(iter(self._lingering))
-            self.evicted += 1
-            self._forget(self._calls[oldest])
+            self._evict(now)
+
+    def _evict(self, now: float) -> None:
+        """Forget the call that lingers longest; what late facts changed of it is said before."""
+        call = self._calls[next(iter(self._lingering))]
+        self.evicted += 1
+        self._conclude(call, now)
+        if call.call_id in self._calls:
+            self._forget(call)
+
+    def _may_be_restored(self, call: Call, now: float) -> bool:
+        """Whether a call that lacks its INVITE should wait for what was stored before a restart.
+
+        Not while strays take up more than half of the room: newcomers need it more.
+        """
+        return (
+            self.hold_partials_until is not None
+            and now < self.hold_partials_until
+            and call.emitted is None
+            and not call.live & INVITED
+            and "rebuilt" not in call.marks
+            and 2 * (len(self._calls) - len(self._lingering)) <= self._max_calls
+        )
 
     def _not_before(self, call: Call) -> float:
         """The cheap half of the judgement: calls that are plainly not over need no derivation."""
@@ -246,27 +346,25 @@ class CallTable:
 
     def _emit(self, call: Call, records: Sequence[CallRecord | AttemptRecord]) -> None:
         first = call.emitted is None
-        said = call.emitted or {}
-        now_said: dict[tuple[str, str | None], int] = {}
-        fresh = []
-        for record in records:
-            branch = record.branch if isinstance(record, AttemptRecord) else None
-            key = (record.from_tag, branch)
-            now_said[key] = hash(record)
-            if said.get(key) != now_said[key]:
-                fresh.append(record)
+        said, now_said = call.emitted or {}, hashes(records)
+        fresh = [record for record in records if said.get(key := key_of(record)) != now_said[key]]
+        replaced: set[RowKey] = {(*key, call.first_received_at) for key in now_said}
+        gone: set[RowKey] = {(*key, call.first_received_at) for key in said}
+        gone = (gone | set(call.stored)) - replaced
         if first:
             self._move(call.live, 0)
-            self._records += fresh
-        elif fresh or said.keys() - now_said.keys():
+        elif fresh or gone:
             call.revision += 1
             self.revisions += 1
-            revised = call.revision
-            self._records += [msgspec.structs.replace(r, revision=revised) for r in fresh]
-            self._records += [
-                Retraction(call.call_id, tag, branch, call.first_received_at, revised)
-                for tag, branch in sorted(said.keys() - now_said.keys(), key=str)
-            ]
+        if call.revision or call.marks:
+            marks = marks_of(call)
+            fresh = [marked(record, call.revision, marks) for record in fresh]
+        self._records += fresh
+        self._records += [
+            Retraction(call.call_id, tag, branch, received_at, call.revision)
+            for tag, branch, received_at in sorted(gone, key=str)
+        ]
+        call.stored = ()
         call.emitted = now_said
 
     def _forget(self, call: Call) -> None:

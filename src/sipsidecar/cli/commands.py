@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from sipsidecar import __version__, app, demo
-from sipsidecar.batch import StoreError
+from sipsidecar import __version__, app, demo, serving
+from sipsidecar.batch import SpoolError, StoreError
+from sipsidecar.cli.doctoring import doctor
 from sipsidecar.cli.reading import calls, ladder, print_dsn, write_pcap
 from sipsidecar.cli.replaying import replay
 from sipsidecar.cli.words import CliError, clear_progress, config_of, loaded_of
@@ -19,6 +20,7 @@ from sipsidecar.config import render as render_config
 from sipsidecar.edges import embedded, postgres
 from sipsidecar.edges.replay import ReplayError
 from sipsidecar.tables import printable
+from sipsidecar.tls import TlsError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         CliError,
         ConfigError,
         StoreError,
+        SpoolError,
+        TlsError,
         ReplayError,
         embedded.EmbeddedError,
         OSError,
@@ -166,6 +170,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')
     command = add(
+        "doctor", doctor, "find what may keep a sidecar from its work here, and what to do",
+        "sipsidecar doctor",
+    )  # fmt: skip
+    command.add_argument("--hep", metavar="ADDR:PORT", help="the sidecar's address for HEP")
+    command.add_argument("--http", metavar="ADDR:PORT", help="the sidecar's HTTP")
+    command.add_argument("--json", action="store_true", help="one JSON object per check")
+
+    command = add(
         "check-config", _check_config, "print every setting and its source",
         "sipsidecar check-config --config sipsidecar.toml",
     )  # fmt: skip
@@ -180,7 +192,7 @@ def _count(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return app.run(config_of(arguments))
+    return serving.run(config_of(arguments), lambda: config_of(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -188,7 +200,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         host, port = sidecar.hep_address
         await demo.play(host, port)
 
-    return app.run(config_of(arguments), also=play)
+    return serving.run(config_of(arguments), lambda: config_of(arguments), also=play)
 
 
 def _check_config(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import shutil
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -30,9 +31,12 @@ from sipsidecar.cli.words import (
 )
 from sipsidecar.config import Config, parse_address
 from sipsidecar.edges import embedded, postgres
+from sipsidecar.tables import printable
 from sipsidecar.wire import WireError, hep, pcap, sdp, sip
 
 Rows = list[dict[str, Any]]
+MAX_ERROR = 4096
+"""Bytes that are read of an answer that says what is wrong."""
 FILTERS = (
     "since", "until", "code", "trunk", "from_user", "to_user", "pdd_above", "duration_above",
     "duration_below", "mos_below", "flag", "call_id", "answered", "failed",
@@ -89,25 +93,75 @@ def calls(arguments: argparse.Namespace) -> int:
 def _live_calls(arguments: argparse.Namespace, config: Config) -> int:
     if any(getattr(arguments, name) for name in FILTERS):
         raise CliError("--live shows all calls that are going on: it takes no filter")
-    host, port = parse_address(config.http.listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- asked, not bound
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    address = _http_address(config)
     try:
-        with direct.open(
-            f"http://{address}/v1/calls/live?limit={arguments.limit}", timeout=5
-        ) as reply:
-            page = msgspec.json.decode(reply.read())
+        page = msgspec.json.decode(
+            _fetch(config, f"{address}/v1/calls/live?limit={arguments.limit}")
+        )
         rows = [readable(row) for row in page["calls"]]
+    except urllib.error.HTTPError as error:
+        with error:
+            raise CliError(f"{address} answers {error.code}: {_why_refused(error)}") from None
     except OSError as error:
         why = getattr(error, "reason", None) or error
+        if isinstance(why, ssl.SSLCertVerificationError):
+            why = f"{why.verify_message}, not {config.http.tls_certificate} as it is now"
         why = getattr(why, "strerror", None) or why
         raise CliError(
-            f"no sidecar answers at http://{address} ({why}): start `sipsidecar run`, or name its --http"
+            f"no sidecar answers at {address} ({why}): start `sipsidecar run`, or name its --http"
         ) from None
     except (http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
-        raise CliError(f"http://{address} is no sidecar; name its --http") from None
+        raise CliError(f"{address} is no sidecar; name its --http") from None
     return _print_calls(arguments, rows)
+
+
+def _http_address(config: Config) -> str:
+    """Where the sidecar of this configuration answers: the beginning of its URLs."""
+    host, port = parse_address(config.http.listen)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- asked, not bound
+    scheme = "https" if config.http.tls_certificate else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _fetch(config: Config, url: str) -> bytes:
+    """Ask the running sidecar, with a token if the configuration has one."""
+    asked = urllib.request.Request(url)  # noqa: S310 -- http or https, made above
+    token = next(filter(None, (*config.http.read_tokens, *config.http.operate_tokens)), None)
+    if token is not None:
+        value = f"Bearer {token}".encode().decode("latin-1")  # the bytes as they are
+        asked.add_unredirected_header("Authorization", value)
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if config.http.tls_certificate:
+        handlers.append(urllib.request.HTTPSHandler(context=_pinned(config.http.tls_certificate)))
+    with urllib.request.build_opener(*handlers).open(asked, timeout=5) as reply:
+        found: bytes = reply.read()
+    return found
+
+
+def _pinned(certificate: str) -> ssl.SSLContext:
+    """Trust the sidecar's own certificate and no other, whatever name or address is in it."""
+    end = "-----END CERTIFICATE-----"  # the first is the server's, then come those that signed it
+    try:
+        own = Path(certificate).read_text(encoding="ascii").partition(end)[0] + end
+        context = ssl.create_default_context(cadata=own)
+    except (ssl.SSLError, ValueError):
+        raise CliError(
+            f"http.tls_certificate: {certificate}: holds no certificate in PEM form"
+        ) from None
+    except OSError as error:
+        raise CliError(f"http.tls_certificate: {certificate}: {error.strerror}") from None
+    context.check_hostname = False
+    context.verify_flags = ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _why_refused(error: urllib.error.HTTPError) -> str:
+    if error.code == http.HTTPStatus.UNAUTHORIZED:
+        return "set http.read_tokens to a token of that sidecar, such as file:PATH"
+    try:
+        return printable(str(msgspec.json.decode(error.read(MAX_ERROR))["error"]))
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return "is it a sidecar? name its --http"
 
 
 def _print_calls(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:

@@ -27,6 +27,7 @@ from sipsidecar.cli.words import (
 from sipsidecar.config import Config
 from sipsidecar.edges import embedded, postgres
 from sipsidecar.edges.replay import Replay
+from sipsidecar.keeping import RowMaker
 from sipsidecar.pipeline import Output, Pipeline
 
 KINDS = {
@@ -123,7 +124,7 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
         store = postgres.Postgres(postgres.PostgresSettings(dsn=dsn, node_id=REPLAY_NODE))
         await store.open()
         waiting = Waiting(max_rows=REPLAY_ROWS, max_age=0.0, max_bytes=1 << 40)
-        maker = app.RowMaker(waiting, REPLAY_NODE, messages=config.database.store_messages)
+        maker = RowMaker(waiting, REPLAY_NODE, messages=config.database.store_messages)
 
         async def write(least: int) -> None:
             while len(waiting) > least and (batch := waiting.take()) is not None:

@@ -38,6 +38,7 @@ class FiguresCollector(Collector):
         """One family after the other."""
         figures = self._read()
         pipeline, storage, capture = figures.pipeline, figures.storage, figures.capture
+        spool, memory = storage.spool, figures.memory
         ledger = figures.ledger()
 
         yield InfoMetricFamily(
@@ -77,8 +78,16 @@ class FiguresCollector(Collector):
             _NO_DROPS | storage.packets_dropped,
         )
         yield _gauge(
+            "packets_spooled", "HEP packets that wait on disk for the database", ledger["spooled"]
+        )
+        yield _counter(
+            "packets_inherited",
+            "HEP packets of earlier lives that were on disk at the start",
+            ledger["inherited"],
+        )
+        yield _gauge(
             "ledger_balance",
-            "Received minus stored, waiting, quarantined, refused and dropped; anything but 0 is a bug",
+            "Received and inherited minus everywhere they can be; anything but 0 is a bug",
             ledger["balance"],
         )
         yield _labelled(
@@ -104,13 +113,43 @@ class FiguresCollector(Collector):
         yield _labelled(
             "tcp_events", "What happened to HEP connections", "event", capture.tcp_events
         )
+        yield _counter("capture_errors", "Packets whose handling broke", capture.errors)
+        yield _labelled(
+            "http_events", "What happened to HTTP requests", "event", figures.http_events
+        )
+        yield _gauge(
+            "warming", "1 shortly after a start: calls may lack their beginning", figures.warming
+        )
+        if memory is not None:
+            yield _gauge("memory_used_bytes", "Resident memory", memory.used_bytes)
+            yield _gauge("memory_ceiling_bytes", "limits.memory_bytes", memory.ceiling_bytes)
+            yield _gauge(
+                "memory_share", "Share of each cap in force; 1 without pressure", memory.share
+            )
 
         for name, text, values in (
             ("rows_stored", "Rows in the database", storage.rows_stored),
-            ("rows_waiting", "Rows on their way to the database", storage.rows_waiting),
+            ("rows_refused", "Rows that PostgreSQL refused, in quarantine", storage.rows_refused),
+            ("rows_spooled", "Rows that went to disk first", spool.rows_spooled),
+            ("rows_replayed", "Rows that came from disk to the database", spool.rows_replayed),
         ):
-            make = _labelled if name == "rows_stored" else _labelled_gauge
-            yield make(name, text, "table", values)
+            yield _labelled(name, text, "table", values)
+        for name, text, values in (
+            ("rows_waiting", "Rows on their way to the database", storage.rows_waiting),
+            ("spool_rows", "Rows that wait on disk", spool.rows),
+            ("default_rows", "Rows in DEFAULT partitions", storage.default_rows),
+        ):
+            yield _labelled_gauge(name, text, "table", values)
+        yield _gauge("spool_bytes", "Bytes that wait on disk for the database", spool.bytes)
+        yield _gauge("spool_limit_bytes", "Bytes that may wait on disk", spool.limit_bytes)
+        yield _gauge("spool_batches", "Batches that wait on disk", spool.batches)
+        yield _gauge(
+            "spool_oldest_seconds", "Age of the oldest batch on disk", spool.oldest_seconds or 0.0
+        )
+        if storage.size_bytes is not None:
+            yield _gauge(
+                "database_bytes", "Size of all tables at the last maintenance", storage.size_bytes
+            )
         dropped = CounterMetricFamily(
             "sipsidecar_rows_dropped", "Rows lost by this sidecar", labels=("table", "reason")
         )

@@ -92,6 +92,29 @@ class Snapshot(msgspec.Struct, frozen=True):
     agents: tuple[AgentFigures, ...]
 
 
+class SpoolFigures(msgspec.Struct, frozen=True):
+    """What waits on disk for the database."""
+
+    batches: int
+    bytes: int
+    limit_bytes: int
+    oldest_seconds: float | None
+    """Age of the oldest batch; None while there is none."""
+    rows: dict[str, int]
+    """Rows on disk, by table."""
+    packets: int
+    """Packets that they account for."""
+    inherited: int
+    """Packets of an earlier life that were on disk at the start."""
+    rows_spooled: dict[str, int]
+    """Rows that ever went to disk in this life."""
+    rows_replayed: dict[str, int]
+    """Rows that went from disk to the database in this life."""
+
+
+NO_SPOOL = SpoolFigures(0, 0, 0, None, {}, 0, 0, {}, {})
+
+
 class StorageFigures(msgspec.Struct, frozen=True):
     """What waits for the database, what is in it, and what was lost on the way."""
 
@@ -111,6 +134,13 @@ class StorageFigures(msgspec.Struct, frozen=True):
     write_failures: dict[str, int]
     server_restarts: int
     """Of the embedded PostgreSQL."""
+    spool: SpoolFigures = NO_SPOOL
+    rows_refused: dict[str, int] = {}
+    """Rows that PostgreSQL refused, by table: they are in quarantine."""
+    default_rows: dict[str, int] = {}
+    """Rows in DEFAULT partitions after the last maintenance, by table."""
+    size_bytes: int | None = None
+    """Of all tables, at the last maintenance; None before it."""
 
 
 class CaptureFigures(msgspec.Struct, frozen=True):
@@ -121,6 +151,17 @@ class CaptureFigures(msgspec.Struct, frozen=True):
     buffer_used_bytes: int
     tcp_connections: int
     tcp_events: dict[str, int]
+    errors: int = 0
+    """Packets whose handling broke: a bug."""
+
+
+class MemoryFigures(msgspec.Struct, frozen=True):
+    """How near the process is to its memory ceiling."""
+
+    used_bytes: int
+    ceiling_bytes: int
+    share: float
+    """Of each cap that may be used now; 1 without pressure."""
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -135,20 +176,25 @@ class Figures(msgspec.Struct, frozen=True):
     uptime_seconds: float
     agent_names: dict[int, str]
     """Capture id to the name that the configuration gives it; only these may label a metric."""
+    warming: bool = False
+    """The sidecar started a short while ago: calls may lack their beginning."""
+    memory: MemoryFigures | None = None
+    http_events: dict[str, int] = {}
 
     def ledger(self) -> dict[str, int]:
-        """Where every received packet went; `balance` is 0 when none is missing."""
+        """Where every packet went, received or found in the spool; `balance` is 0 when none misses."""
         pipeline, storage = self.pipeline, self.storage
-        sides = {
-            "received": pipeline.received,
+        came = {"received": pipeline.received, "inherited": storage.spool.inherited}
+        went = {
             "stored": storage.packets_stored,
             "waiting": storage.packets_waiting + pipeline.held,
+            "spooled": storage.spool.packets,
             "quarantined": storage.packets_quarantined,
             "refused": sum(pipeline.refused.values()),
             "dropped": sum(storage.packets_dropped.values()),
         }
-        missing = 2 * sides["received"] - sum(sides.values())
-        return {**sides, "balance": missing, "kernel_drops": self.capture.kernel_drops}
+        balance = sum(came.values()) - sum(went.values())
+        return {**came, **went, "balance": balance, "kernel_drops": self.capture.kernel_drops}
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -159,23 +205,42 @@ class Check(msgspec.Struct, frozen=True):
     reading: float | int | str | None
     limit: float | int | str | None = None
     advice: str | None = None
+    required: bool = True
+    """Without it this sidecar does not do its work; else it is a warning."""
 
 
 def health(figures: Figures) -> tuple[Check, ...]:
     """Whether this sidecar does its work now; the readiness page shows these, nothing else judges."""
-    storage, capture = figures.storage, figures.capture
+    storage, capture, spool = figures.storage, figures.capture, figures.storage.spool
     fill = storage.queue_bytes / storage.queue_limit_bytes
     socket_fill = capture.buffer_used_bytes / capture.buffer_bytes if capture.buffer_bytes else 0.0
+    spool_fill = spool.bytes / spool.limit_bytes if spool.limit_bytes else 0.0
+    memory = figures.memory
+    memory_fill = memory.used_bytes / memory.ceiling_bytes if memory else 0.0
+    strays = sum(storage.default_rows.values())
     ledger = figures.ledger()
+    # While rows go to disk the sidecar does its work; only without a spool it is about to lose them.
+    where = "on disk" if spool.limit_bytes else "in memory"
+    away = f"rows wait {where}; look at the log for the database's words"
     return (
         Check(
             "database",
             storage.up,
             "up" if storage.up else "away",
             None,
-            None if storage.up else "rows wait in memory; look at the log for the database's words",
+            None if storage.up else away,
+            required=not spool.limit_bytes,
         ),
         Check("queue", fill < 0.9, round(fill, 4), 0.9),
+        Check(
+            "spool",
+            spool_fill < 0.9,
+            round(spool_fill, 4),
+            0.9,
+            None
+            if spool_fill < 0.9
+            else "soon the oldest raw messages go: bring the database back",
+        ),
         Check("receive_buffer", socket_fill < 0.9, round(socket_fill, 4), 0.9),
         Check(
             "loop_lag_seconds",
@@ -183,5 +248,22 @@ def health(figures: Figures) -> tuple[Check, ...]:
             round(figures.loop_lag_seconds, 4),
             1.0,
         ),
+        Check(
+            "memory",
+            memory_fill < 1.0,
+            round(memory_fill, 4),
+            1.0,
+            None if memory_fill < 1.0 else "raise limits.memory_bytes or lower calls.max_calls",
+            required=False,
+        ),
+        Check(
+            "default_partition_rows",
+            not strays,
+            strays,
+            0,
+            None if not strays else "rows are in no day's partition; they are moved within minutes",
+            required=False,
+        ),
         Check("ledger_balance", ledger["balance"] == 0, ledger["balance"], 0),
+        Check("warming", not figures.warming, int(figures.warming), 0, required=False),
     )

@@ -1,0 +1,58 @@
+"""Records on their way out of the table: what is said before the end, again, or with marks."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from sipsidecar.calls.call import Call
+from sipsidecar.calls.events import AttemptRecord, CallRecord
+
+_INFERRED_BY_TIMER = frozenset({"no_response", "stuck_early"})
+
+Key = tuple[str, str | None]
+
+
+def key_of(record: CallRecord | AttemptRecord) -> Key:
+    """What names a record among those of its Call-ID: From tag, and branch of an attempt."""
+    return record.from_tag, record.branch if isinstance(record, AttemptRecord) else None
+
+
+def hashes(records: Sequence[CallRecord | AttemptRecord]) -> dict[Key, int]:
+    """What is remembered of records that left: enough to see whether they would change."""
+    return {key_of(record): hash(record) for record in records}
+
+
+def marks_of(call: Call) -> tuple[str, ...]:
+    """The flags for how a call came to be known; one whose INVITEs were all seen missed nothing."""
+    if "warming" in call.marks and call.legs and all(leg.invite for leg in call.legs.values()):
+        return tuple(mark for mark in call.marks if mark != "warming")
+    return call.marks
+
+
+def marked(
+    record: CallRecord | AttemptRecord, revision: int, marks: Sequence[str]
+) -> CallRecord | AttemptRecord:
+    """The record as it leaves: its revision, and its flags with these."""
+    flags = tuple(sorted({*record.flags, *marks}))
+    return msgspec.structs.replace(record, revision=revision, flags=flags)
+
+
+def interrupted(record: CallRecord | AttemptRecord) -> CallRecord | AttemptRecord:
+    """A record whose timers did not run out: nothing that only they would prove is said."""
+    flags = tuple(sorted({*record.flags, "interrupted"} - _INFERRED_BY_TIMER))
+    by_timer = record.inferred and not record.answered
+    if not by_timer:
+        return msgspec.structs.replace(record, flags=flags)
+    unknown = msgspec.structs.replace(
+        record, flags=flags, final_code=None, final_class=None, inferred=False
+    )
+    if isinstance(unknown, CallRecord):
+        return msgspec.structs.replace(
+            unknown,
+            final_origin=None,
+            ended=False,
+            ended_at=None,
+            end_source=None,
+            released_by=None,
+        )
+    return unknown

@@ -1,0 +1,150 @@
+"""What each page says: figures to JSON, or to what Prometheus reads."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from sipsidecar.edges.http.guard import Role
+from sipsidecar.signals.snapshot import Check, Figures, health
+
+MAX_LIVE = 1000
+"""Live calls on one page."""
+
+Render = Callable[[str], tuple[bytes, str]]
+Reload = Callable[[], dict[str, Any]]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page: who may have it, and what makes it."""
+
+    text: str
+    make: Callable[[web.BaseRequest, Role], web.Response]
+    needs: Role = Role.READ
+    method: str = "GET"
+    paced: bool = True
+    """It costs the loop enough that many at a time would keep it from its work."""
+
+
+class Pages:
+    """The pages, over callables that read the running parts."""
+
+    def __init__(
+        self,
+        figures: Callable[[], Figures],
+        render_metrics: Render,
+        live_calls: Callable[[int], Sequence[dict[str, Any]]],
+        reload: Reload | None,
+    ) -> None:
+        self._figures = figures
+        self._render = render_metrics
+        self._live = live_calls
+        self._reload = reload
+        nobody = Role.NOBODY
+        self.table = {
+            "/": Page("this list", self._index),
+            "/metrics": Page("Prometheus text or OpenMetrics", self._metrics),
+            "/health/live": Page(
+                "200 while the process answers", self._health_live, nobody, paced=False
+            ),
+            "/health/ready": Page(
+                "200 while it does its work, else 503; each check with its reading",
+                self._health_ready,
+                nobody,
+                paced=False,
+            ),
+            "/v1/calls/live": Page("calls that are live now (?limit=100)", self._calls_live),
+            "/v1/agents": Page(
+                "capture agents, their clock skew and when they were last seen", self._agents
+            ),
+            "/v1/ledger": Page("where every received packet went", self._ledger),
+        }
+        if reload is not None:
+            self.table["/v1/reload"] = Page(
+                "read the settings again; what was applied, what needs a restart",
+                self._reload_settings,
+                Role.OPERATE,
+                "POST",
+            )
+
+    def _index(self, _: web.BaseRequest, __: Role) -> web.Response:
+        return json_response(
+            {
+                path if page.method == "GET" else f"{page.method} {path}": page.text
+                for path, page in self.table.items()
+                if path != "/"
+            }
+        )
+
+    def _metrics(self, request: web.BaseRequest, _: Role) -> web.Response:
+        body, content_type = self._render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    def _health_live(self, _: web.BaseRequest, __: Role) -> web.Response:
+        uptime = round(self._figures().uptime_seconds, 3)
+        return json_response({"status": "live", "uptime_seconds": uptime})
+
+    def _health_ready(self, _: web.BaseRequest, role: Role) -> web.Response:
+        checks = health(self._figures())
+        ready = all(check.ok or not check.required for check in checks)
+        body: dict[str, object] = {"status": "ready" if ready else "not-ready"}
+        if role >= Role.READ:  # how full the queue is helps an attacker
+            body["checks"] = {check.name: _reading(check) for check in checks}
+        return json_response(body, status=200 if ready else 503)
+
+    def _calls_live(self, request: web.BaseRequest, _: Role) -> web.Response:
+        asked = request.query.get("limit", "100")
+        if not re.fullmatch("[0-9]{1,9}", asked):
+            return error_response(400, f"limit: expected a number up to {MAX_LIVE}")
+        limit = min(int(asked), MAX_LIVE)
+        return json_response({"live": self._figures().pipeline.live, "calls": self._live(limit)})
+
+    def _agents(self, _: web.BaseRequest, __: Role) -> web.Response:
+        figures = self._figures()
+        names = figures.agent_names
+        return json_response(
+            [
+                {
+                    **msgspec.structs.asdict(agent),
+                    "name": names.get(agent.agent_id) if agent.agent_id is not None else None,
+                }
+                for agent in figures.pipeline.agents
+            ]
+        )
+
+    def _ledger(self, _: web.BaseRequest, __: Role) -> web.Response:
+        figures = self._figures()
+        storage = figures.storage
+        body = {
+            **figures.ledger(),
+            "refused_by_reason": figures.pipeline.refused,
+            "dropped_by_reason": storage.packets_dropped,
+            "rows_stored": storage.rows_stored,
+            "rows_waiting": storage.rows_waiting,
+            "spool": storage.spool,
+        }
+        return json_response(body)
+
+    def _reload_settings(self, _: web.BaseRequest, __: Role) -> web.Response:
+        assert self._reload is not None
+        return json_response(self._reload())
+
+
+def _reading(check: Check) -> dict[str, object]:
+    fields = msgspec.structs.asdict(check)
+    del fields["name"]
+    return {key: value for key, value in fields.items() if value is not None or key == "reading"}
+
+
+def json_response(body: object, status: int = 200) -> web.Response:
+    """Make the answer that holds a value as JSON."""
+    return web.Response(
+        body=msgspec.json.encode(body) + b"\n", status=status, content_type="application/json"
+    )
+
+
+def error_response(status: int, error: str) -> web.Response:
+    """Make the answer to a request that was not fulfilled; `error` says what to do."""
+    return json_response({"error": error}, status)

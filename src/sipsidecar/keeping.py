@@ -1,0 +1,91 @@
+"""What leaves the pipeline to rows that wait for the database."""
+
+from collections.abc import Sequence
+
+from sipsidecar import rows
+from sipsidecar.batch import Waiting
+from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.table import Retraction
+from sipsidecar.pipeline import Output, Stored
+from sipsidecar.wire import hep
+
+
+class RowMaker:
+    """What leaves the pipeline to rows that wait for the database."""
+
+    def __init__(self, waiting: Waiting, node_id: int, *, messages: bool) -> None:
+        self._waiting = waiting
+        self._node_id = node_id
+        self._messages = messages
+        self._sequence = 0
+
+    def keep(self, stored: Sequence[Stored], now: float) -> None:
+        """Messages, and what was not understood."""
+        waiting, node_id = self._waiting, self._node_id
+        text = hep.address_text
+        for m in stored:
+            self._sequence += 1
+            if m.why is not None:
+                row = rows.encode_quarantine(
+                    m.received_at,
+                    m.captured_at,
+                    node_id,
+                    m.agent_id,
+                    self._sequence,
+                    text(m.source),
+                    m.source_port,
+                    text(m.destination),
+                    m.destination_port,
+                    m.why,
+                    m.payload,
+                )
+                waiting.add("quarantine", row, now, m.packets)
+            elif self._messages:
+                row = rows.encode_message(
+                    m.received_at,
+                    m.captured_at,
+                    node_id,
+                    m.agent_id,
+                    self._sequence,
+                    m.kind,
+                    text(m.source),
+                    m.source_port,
+                    text(m.destination),
+                    m.destination_port,
+                    m.transport,
+                    m.call_id,
+                    m.payload,
+                    agent_ip=m.peer,
+                )
+                waiting.add("messages", row, now, m.packets)
+            else:
+                waiting.packets_dropped["messages", "not-configured"] += m.packets
+
+    def add(self, outputs: Sequence[Output], now: float) -> None:
+        """Records, and what they replace."""
+        waiting, node_id = self._waiting, self._node_id
+        for record in outputs:
+            if isinstance(record, CallRecord):
+                row, gone = rows.encode_call(record, node_id), rows.replaced(record, node_id)
+                waiting.add("calls", row, now, replaces=gone)
+            elif isinstance(record, AttemptRecord):
+                row, gone = rows.encode_attempt(record, node_id), rows.replaced(record, node_id)
+                waiting.add("attempts", row, now, replaces=gone)
+            elif isinstance(record, RegistrationRecord):
+                waiting.add("registrations", rows.encode_registration(record, node_id), now)
+            elif isinstance(record, PingRecord):
+                waiting.add("pings", rows.encode_ping(record, node_id), now)
+            else:
+                waiting.retract(_gone(record, node_id), now)
+
+
+def _gone(record: Retraction, node_id: int) -> rows.Replaced:
+    return rows.Replaced(
+        "calls" if record.branch is None else "attempts",
+        rows.clean_call_id(record.call_id),
+        record.from_tag,
+        record.branch or "",
+        record.received_at,
+        node_id,
+        record.revision,
+    )

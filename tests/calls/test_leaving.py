@@ -1,0 +1,68 @@
+from typing import TYPE_CHECKING
+
+from sim import Line, play, sip_text
+from sipsidecar.calls.call import Call
+from sipsidecar.calls.leaving import hashes, interrupted, key_of, marked, marks_of
+from sipsidecar.wire import sip
+
+if TYPE_CHECKING:
+    from sipsidecar.calls.events import AttemptRecord, CallRecord
+
+HERE, THERE = (b"\xc0\0\2\1", 5060), (b"\xc6\x33\x64\2", 5060)
+FORWARDED = [
+    "0.0 A>P INVITE 1/INVITE b1 a -",
+    "0.01 P>B INVITE 1/INVITE p1 a -",
+]
+REFUSED = ["0.2 B>P 486 1/INVITE p1 a x", "0.21 P>A 486 1/INVITE b1 a x"]
+
+
+def _call(*lines: str) -> Call:
+    call = Call("one@example.com", 0.0, 0)
+    for text in lines:
+        message = sip.parse(sip_text(Line.of(text), "one@example.com"))
+        call.see(message, HERE, THERE, "udp", hash(text), 1, 0)
+    return call
+
+
+def test_records_of_one_call_id_are_told_apart_by_tag_and_branch() -> None:
+    world = play([*FORWARDED, *REFUSED], parents={"p1": "b1"})
+    records: list[CallRecord | AttemptRecord] = [world.call(), *world.attempts()]
+    assert [key_of(record) for record in records] == [("a", None), ("a", "z9hG4bKp1")]
+    assert len(hashes(records)) == 2
+    assert hashes(records) != hashes([marked(record, 1, ()) for record in records])
+
+
+def test_what_only_a_timer_would_prove_is_not_said_of_an_interrupted_call() -> None:
+    world = play(FORWARDED, parents={"p1": "b1"})
+    records: list[CallRecord | AttemptRecord] = [world.call(), *world.attempts()]
+    for record in records:
+        assert (record.final_code, record.inferred) == (408, True)
+        cut = interrupted(record)
+        assert (cut.final_code, cut.inferred, cut.flags) == (None, False, ("interrupted",))
+
+
+def test_what_was_seen_stays_in_an_interrupted_call() -> None:
+    world = play([*FORWARDED, *REFUSED], parents={"p1": "b1"})
+    assert interrupted(world.call()).final_code == 486
+
+
+def test_a_call_met_in_its_middle_while_warming_says_so() -> None:
+    for lines in (
+        ["1.0 B>A 180 1/INVITE b1 a x"],
+        ["9.0 A>B BYE 2/BYE b3 a x"],
+        ["0.1 B>A 407 1/INVITE b1 a p", "0.2 A>B INVITE 2/INVITE b2 a -"],
+    ):
+        call = _call(*lines)
+        call.marks = ("warming", "rebuilt")
+        assert marks_of(call) == ("warming", "rebuilt")
+
+
+def test_a_call_whose_invites_were_seen_after_all_missed_nothing() -> None:
+    call = _call("1.0 B>A 180 1/INVITE b1 a x", "0.0 A>B INVITE 1/INVITE b1 a -")
+    call.marks = ("warming", "rebuilt")
+    assert marks_of(call) == ("rebuilt",)
+
+
+def test_a_marked_record_has_each_flag_once_and_sorted() -> None:
+    record = marked(play(FORWARDED).call(), 3, ("warming", "no_response"))
+    assert (record.revision, record.flags) == (3, ("no_response", "warming"))

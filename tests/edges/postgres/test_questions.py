@@ -1,0 +1,335 @@
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from sipsidecar import rows
+from sipsidecar.batch import StoreUnavailable
+from sipsidecar.edges.postgres import CallFilter, questions
+from sipsidecar.edges.postgres import partitions as keeping
+from stored import DAY, NOON, as_stored, attempt, call, call_row, message, settings_of, sql, store
+
+
+async def found(dsn: str, **wanted: Any) -> list[str]:
+    calls = await questions.find_calls(dsn, CallFilter(**({"since_us": NOON} | wanted)))
+    return [row["call_id"] for row in calls]
+
+
+@pytest.fixture
+async def asked(database: str) -> str:
+    """Three calls: `one`, then `two` a second later, then `three`, which was not answered."""
+    one = call("one@pbx", from_user="Alice", to_user="100", answered=True, final_code=200)
+    one = msgspec.structs.replace(one, final_class="2xx", pdd_ms=900.0, talk_ms=60_000.0, mos=4.2)
+    two = call("two@pbx", started_at=NOON + 1_000_000, from_user="bob%", to_user="alice")
+    two = msgspec.structs.replace(two, answered=True, final_code=200, final_class="2xx", mos=2.9)
+    two = msgspec.structs.replace(two, pdd_ms=2500.0, talk_ms=500.0, flags=("forked", "reinvite"))
+    three = call("three@pbx", started_at=NOON + 2_000_000, final_code=486, final_class="4xx")
+    three = msgspec.structs.replace(three, flags=("forked",), trunk="carrier-a")
+    async with store(database) as opened:
+        await opened.write(1, {"calls": [rows.encode_call(r, 1) for r in (one, two, three)]})
+    return database
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({}, "three two one"),
+        ({"limit": 2}, "three two"),
+        ({"since_us": NOON + 1}, "three two"),
+        ({"until_us": NOON + 2_000_000}, "two one"),
+        ({"final_code": 486}, "three"),
+        ({"final_code": 99_999}, ""),
+        ({"final_class": "2xx"}, "two one"),
+        ({"trunk": "carrier-a"}, "three"),
+        ({"from_user": "ALI"}, "one"),
+        ({"from_user": "%"}, "two"),
+        ({"to_user": "lic"}, "two"),
+        ({"pdd_above_ms": 900.0}, "two"),
+        ({"talk_above_ms": 1000.0}, "one"),
+        ({"talk_below_ms": 1000.0}, "two"),
+        ({"mos_below": 3.5}, "two"),
+        ({"flags": ("forked",)}, "three two"),
+        ({"flags": ("forked", "reinvite")}, "two"),
+        ({"call_id": "pbx"}, "three two one"),
+        ({"call_id": "two@"}, "two"),
+        ({"call_id": "\0'; DROP TABLE calls; --\ud800"}, ""),
+        ({"answered": True}, "two one"),
+        ({"answered": False}, "three"),
+    ],
+)
+async def test_calls_are_found_newest_first_by_what_is_asked(
+    asked: str, wanted: dict[str, Any], expected: str
+) -> None:
+    names = [f"{name}@pbx" for name in expected.split()]
+    assert await found(asked, **wanted) == names
+
+
+async def test_a_found_call_has_the_fields_of_its_record_and_times_in_microseconds(
+    asked: str,
+) -> None:
+    (row,) = await questions.find_calls(asked, CallFilter(since_us=NOON, final_code=486))
+    record = call("three@pbx", started_at=NOON + 2_000_000, final_code=486, final_class="4xx")
+    record = msgspec.structs.replace(record, flags=("forked",), trunk="carrier-a")
+    assert row == as_stored(record) | {"node_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("two@pbx", "two"), ("t", "three two"), ("e@pbx", "three one"), ("nobody", ""), ("", "")],
+)
+async def test_a_call_is_found_by_its_call_id_or_by_part_of_it(
+    asked: str, text: str, expected: str
+) -> None:
+    rows_found = await questions.find_call(asked, text, since_us=NOON)
+    assert [row["call_id"] for row in rows_found] == [f"{n}@pbx" for n in expected.split()]
+
+
+async def test_messages_of_a_call_come_in_the_order_of_capture(database: str) -> None:
+    async with store(database) as opened:
+        unordered = [
+            message("a", 3, captured_at=NOON + 10),
+            message("a", 2, captured_at=None, received_at=NOON + 5),
+            message("b", 9),
+            message("a", 1, captured_at=NOON + 10),
+            message("a", 4, captured_at=NOON),
+        ]
+        await opened.write(1, {"messages": unordered})
+    messages = await questions.find_messages(database, "a")
+    assert [row["sequence"] for row in messages] == [4, 2, 1, 3]
+    assert len(await questions.find_messages(database, "a", limit=2)) == 2
+
+
+async def test_attempts_of_a_call_come_in_the_order_they_were_made(database: str) -> None:
+    made = [
+        attempt("a", "z3", started_at=NOON + 9, failover_order=2),
+        attempt("a", "z1", failover_order=1),
+        attempt("b", "z2"),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"attempts": [rows.encode_attempt(r, 1) for r in made]})
+    assert [r["branch"] for r in await questions.find_attempts(database, "a")] == ["z1", "z3"]
+
+
+def index_scans(plan: Any) -> list[str]:
+    here = [plan["Node Type"]] if "Relation Name" in plan or "Index Name" in plan else []
+    return here + [scan for below in plan.get("Plans", []) for scan in index_scans(below)]
+
+
+async def test_messages_and_attempts_of_a_call_are_found_through_an_index(database: str) -> None:
+    async with store(database, retention_days={}) as opened, sql(database) as connection:
+        await opened.maintain(NOON)
+        for n, day in enumerate((-1, 0, 1)):
+            at = NOON + day * DAY
+            messages = [message(f"{i}@pbx", i, received_at=at) for i in range(1000)]
+            attempts = [
+                rows.encode_attempt(attempt(f"{i}@pbx", "z", received_at=at), 1)
+                for i in range(1000)
+            ]
+            await opened.write(n, {"messages": messages, "attempts": attempts})
+        await connection.execute("ANALYZE messages, attempts")
+        for statement in (questions._MESSAGES_SQL, questions._ATTEMPTS_SQL):
+            ask = statement.replace("$1", "'7@pbx'").replace("$2", "100")
+            (answer,) = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {ask}"))
+            scans = index_scans(answer["Plan"])
+            assert "Index Scan" in str(scans)
+            full = [scan for scan in scans if scan == "Seq Scan"]
+            # Days without a row in them (the DEFAULT among them) may be read as they are.
+            assert len(scans) - len(full) >= 3
+
+
+def search_since(since: str, order: str = "") -> str:
+    ask = questions._calls_sql(order or "started_at").replace("$15", "50")
+    for name in [f"${n}" for n in range(14, 1, -1)]:
+        ask = ask.replace(name, "'{}'" if name == "$12" else "NULL")
+    return ask.replace("$1", f"'{since}'")
+
+
+async def test_a_search_touches_only_the_days_it_asks_for(database: str) -> None:
+    async with store(database), sql(database) as connection:
+        for day in (-1, 9, 10, 11):
+            async with connection.transaction():
+                await keeping._make_partition(connection, "calls", NOON // DAY * DAY + day * DAY)
+        ask = search_since("2026-07-31 12:00:00+00")
+        plan = await connection.fetch(f"EXPLAIN ANALYZE {ask}")
+    text = "\n".join(line for (line,) in plan)
+    assert "calls_p20260730" in text
+    assert "calls_p20260729" not in text
+    assert "calls_p20260719" not in text
+
+
+async def test_the_newest_calls_are_read_from_the_index_and_not_sorted(database: str) -> None:
+    async with store(database, retention_days={}) as opened, sql(database) as connection:
+        await opened.maintain(NOON)
+        batch = [call_row(f"{n}@pbx", started_at=NOON + n) for n in range(3000)]
+        await opened.write(1, {"calls": batch})
+        await connection.execute("ANALYZE calls")
+        ask = search_since("2026-07-20 00:00:00+00")
+        plan = await connection.fetch(f"EXPLAIN {ask}")
+    text = "\n".join(line for (line,) in plan)
+    assert "Index Scan Backward using calls_p20260720_started_at_idx" in text
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("started_at", "three two one"), ("pdd_ms", "two one three"), ("talk_ms", "one two three")],
+)
+async def test_calls_come_in_the_order_asked_for_with_the_unknown_last(
+    asked: str, order: str, expected: str
+) -> None:
+    assert await found(asked, order=order) == [f"{name}@pbx" for name in expected.split()]
+
+
+async def test_an_order_that_is_not_offered_never_reaches_the_database(asked: str) -> None:
+    with pytest.raises(ValueError, match="expected one of started_at, "):
+        await found(asked, order="1; DROP TABLE calls")
+
+
+async def test_the_view_of_recent_calls_shows_the_newest_first(database: str) -> None:
+    now = int(datetime.now(UTC).timestamp()) * 1_000_000
+    batch = [
+        call_row("old", received_at=now - 2 * DAY, started_at=now - 2 * DAY),
+        call_row("earlier", received_at=now, started_at=now - 5),
+        call_row("last", received_at=now, started_at=now),
+    ]
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {"calls": batch})
+        recent = await connection.fetch("SELECT call_id FROM calls_recent")
+    assert [name for (name,) in recent] == ["last", "earlier"]
+
+
+# --- after a crash ----------------------------------------------------------------------------
+
+SECOND = 1_000_000
+
+
+def sip(call_id: str, at: int, payload: bytes = b"INVITE sip:b SIP/2.0", **changes: Any) -> bytes:
+    return message(call_id, at // 1000 % 1_000_000, received_at=at, payload=payload, **changes)
+
+
+async def unfinished(dsn: str, since: int = NOON, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"node_id": 1, "linger_us": 32 * SECOND}
+    values |= changes
+    answer = await questions.find_unfinished(dsn, since_us=since, **values)
+    assert len({call_id for call_id, _, _ in answer}) == len(answer)
+    return {call_id: (revision, interrupted) for call_id, revision, interrupted in answer}
+
+
+async def test_calls_without_a_true_record_are_found_after_a_crash(database: str) -> None:
+    now = NOON + 600 * SECOND
+    batch = [
+        sip("open", NOON),
+        sip("interrupted", NOON + 1),
+        sip("interrupted, then recorded", NOON + 2),
+        sip("done", NOON + 3),
+        sip("done, still heard", now - 31 * SECOND),
+        sip("before the look-back", NOON - 1),
+        sip("of another node", now, node_id=2),
+        sip("", now - SECOND),
+        sip("a report", now - SECOND, kind=5),
+        sip("last", now),
+    ]
+    records = [
+        call_row("interrupted", flags=("interrupted", "forked"), revision=3),
+        call_row("interrupted, then recorded", flags=("interrupted",), received_at=NOON - DAY + 1),
+        call_row("interrupted, then recorded", revision=1, received_at=NOON),
+        call_row("done"),
+        call_row("done, still heard", revision=2),
+        call_row("done, still heard", from_tag="fork"),
+        rows.encode_call(call("open"), 2),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"messages": batch, "calls": records})
+    assert await unfinished(database) == {
+        "last": (None, False),
+        "done, still heard": (2, False),
+        "interrupted": (3, True),
+        "open": (None, False),
+    }
+    assert list(await unfinished(database, limit=2)) == ["last", "done, still heard"]
+    assert await unfinished(database, node_id=3) == {}
+    assert "done" in await unfinished(database, linger_us=700 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("payloads", "is_call"),
+    [
+        (["REGISTER sip:b SIP/2.0", "SIP/2.0 200 OK"], False),
+        (["OPTIONS sip:b SIP/2.0"], False),
+        (["NOTIFY sip:b SIP/2.0"], False),
+        (["SIP/2.0 200 OK"], True),
+        (["INVITE sip:b SIP/2.0", "NOTIFY sip:b SIP/2.0"], True),
+        (["OPTIONS sip:b SIP/2.0", "BYE sip:b SIP/2.0"], True),
+        (["ACK sip:b SIP/2.0"], True),
+        (["\0\xff"], True),
+    ],
+)
+async def test_registrations_pings_and_presence_are_no_unfinished_calls(
+    database: str, payloads: list[str], is_call: bool
+) -> None:
+    batch = [sip("x", NOON + n, payload.encode()) for n, payload in enumerate(payloads)]
+    async with store(database) as opened:
+        await opened.write(1, {"messages": batch})
+    assert await unfinished(database) == ({"x": (None, False)} if is_call else {})
+
+
+async def test_the_sip_of_calls_comes_in_the_order_received_with_the_agents_address(
+    database: str,
+) -> None:
+    odd = "a\0b\udcff" + "x" * 600
+    batch = [
+        sip("b", NOON + 2, b"2", agent_ip="10.5.5.5"),
+        sip(odd, NOON + 3, b"3"),
+        sip("b", NOON, b"0"),
+        sip("b", NOON + 1, b"1", captured_at=None, agent_id=None),
+        sip("b", NOON + 1, b"rtcp", kind=5),
+        sip("b", NOON + 1, b"other", node_id=2),
+        sip("c", NOON + 1, b"c"),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"messages": batch})
+    found = await questions.find_sip(database, 1, [odd, "b", "nobody"])
+    assert [row["payload"] for row in found] == [b"0", b"1", b"2", b"3"]
+    assert found[2] == {
+        "received_at": NOON + 2,
+        "captured_at": NOON,
+        "agent_id": 2001,
+        "agent_ip": "10.5.5.5",
+        "src_ip": "10.0.0.1",
+        "src_port": 5060,
+        "dst_ip": "10.0.0.2",
+        "dst_port": 5060,
+        "transport": "udp",
+        "payload": b"2",
+        "call_id": "b",
+    }
+    assert (found[1]["captured_at"], found[1]["agent_id"], found[1]["agent_ip"]) == (None,) * 3
+    later = await questions.find_sip(database, 1, ["b"], since_us=NOON + 1, limit=1)
+    assert [row["payload"] for row in later] == [b"1"]
+    assert await questions.find_sip(database, 1, []) == []
+
+
+async def test_looking_back_touches_only_the_partitions_of_that_time(database: str) -> None:
+    async with store(database, retention_days={}) as opened, sql(database) as connection:
+        await opened.maintain(NOON)
+        ask = questions._UNFINISHED_SQL
+        for name, value in (("$2", "'2026-07-20 15:30:00+00'"), ("$5", "'interrupted'")):
+            ask = ask.replace(name, value)
+        ask = ask.replace("$1", "1").replace("$3", "1").replace("$4", "10")
+        plan = await connection.fetch(f"EXPLAIN {ask}")
+        ask = questions._SIP_SQL.replace("$1", "1").replace("$2", "'{a,b}'")
+        ask = ask.replace("$3", "'2026-07-20 15:30:00+00'").replace("$4", "10")
+        plan += await connection.fetch(f"EXPLAIN {ask}")
+    text = "\n".join(line for (line,) in plan)
+    assert "messages_p2026072015" in text
+    assert "messages_p2026072014" not in text
+    assert "calls_p20260719" in text
+
+
+async def test_a_question_can_be_asked_with_settings_and_changes_nothing(database: str) -> None:
+    async with store(database) as opened:
+        await opened.write(1, {"attempts": [rows.encode_attempt(attempt("a", "z"), 1)]})
+    assert len(await questions.find_attempts(settings_of(database), "a")) == 1
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        await questions._ask(database, "DELETE FROM attempts WHERE call_id = $1", "a")

@@ -1,0 +1,992 @@
+import asyncio
+import gc
+import os
+import random
+import signal
+import string
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sipsidecar import rows
+from sipsidecar.batch import SequenceTaken, StoreError, StoreRejected, StoreUnavailable, Written
+from sipsidecar.calls.events import AttemptRecord
+from sipsidecar.edges.embedded import EmbeddedPostgres
+from sipsidecar.edges.postgres import Postgres
+from sipsidecar.edges.postgres import store as storing
+from stored import (
+    BROKEN_ROW,
+    KINDS,
+    NOON,
+    as_stored,
+    attempt,
+    bare,
+    call,
+    call_row,
+    count,
+    filled,
+    message,
+    settings_of,
+    sql,
+    store,
+)
+
+# --- schema ------------------------------------------------------------------------------------
+
+
+async def test_the_columns_of_every_table_are_those_that_rows_encodes(database: str) -> None:
+    async with store(database), sql(database) as connection:
+        for table, columns in rows.TABLES.items():
+            found = await connection.fetch(
+                "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass "
+                "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                table,
+            )
+            assert tuple(name for (name,) in found) == columns
+
+
+async def test_every_table_view_and_column_has_a_comment(database: str) -> None:
+    async with store(database), sql(database) as connection:
+        silent = await connection.fetch(
+            "SELECT c.relname, a.attname FROM pg_class c "
+            "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 "
+            "AND NOT a.attisdropped WHERE c.relnamespace = 'public'::regnamespace "
+            "AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition "
+            "AND (obj_description(c.oid) IS NULL OR col_description(c.oid, a.attnum) IS NULL)"
+        )
+    assert silent == []
+
+
+async def test_no_table_breaks_the_rules_of_distribution_by_call(database: str) -> None:
+    async with store(database), sql(database) as connection:
+        keys = await connection.fetch(
+            "SELECT conrelid::regclass::text, contype, pg_get_constraintdef(oid) "
+            "FROM pg_constraint WHERE conrelid = ANY($1::text[]::regclass[])",
+            list(rows.TABLES),
+        )
+        nullable = await connection.fetchval(
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = ANY($1::text[]::regclass[]) "
+            "AND attname = 'call_id' AND NOT attnotnull",
+            list(rows.TABLES),
+        )
+        counters = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relkind = 'S'")
+    primary = {table: text for table, kind, text in keys if kind == b"p"}
+    assert set(primary) == {"calls", "attempts", "registrations", "pings"}
+    assert all("(call_id, " in text and "received_at" in text for text in primary.values())
+    assert not [text for _, kind, text in keys if kind in (b"f", b"u")]
+    assert (nullable, counters) == (0, 0)
+
+
+async def test_a_newer_schema_is_refused_and_both_versions_are_named(database: str) -> None:
+    async with store(database), sql(database) as connection:
+        await connection.execute("INSERT INTO sipsidecar_schema VALUES (999)")
+    with pytest.raises(StoreError, match=r"schema version 999, this sidecar knows version 2:"):
+        await Postgres(settings_of(database)).open()
+
+
+async def test_two_sidecars_that_start_at_once_migrate_once(database: str) -> None:
+    both = [Postgres(settings_of(database, node_id=node, node_wait_s=5)) for node in (1, 2)]
+    await asyncio.gather(*(one.open() for one in both))
+    for one in both:
+        await one.close()
+    assert await count(database, "sipsidecar_schema") == 2
+
+
+async def test_a_database_of_another_encoding_is_refused(database: str) -> None:
+    async with sql(database) as connection:
+        name = await connection.fetchval("SELECT current_database() || '_latin1'")
+        await connection.execute(
+            f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+        )
+        try:
+            dsn = database.replace(name.removesuffix("_latin1"), name)
+            with pytest.raises(StoreError, match="encoding is LATIN1"):
+                await Postgres(settings_of(dsn)).open()
+        finally:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# --- what is stored ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", KINDS)
+async def test_a_record_with_every_field_set_comes_back_as_it_was(
+    database: str, table: str
+) -> None:
+    kind, encode = KINDS[table]
+    record = filled(kind)
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {table: [encode(record, 7)]})
+        (row,) = await connection.fetch(f"SELECT * FROM {table}")  # noqa: S608
+    assert dict(row) == as_stored(record) | {"node_id": 7}
+
+
+@pytest.mark.parametrize("table", KINDS)
+async def test_a_record_with_nothing_known_comes_back_as_it_was(database: str, table: str) -> None:
+    kind, encode = KINDS[table]
+    record = bare(kind)
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {table: [encode(record, 7)]})
+        (row,) = await connection.fetch(f"SELECT * FROM {table}")  # noqa: S608
+    assert dict(row) == as_stored(record) | {"node_id": 7}
+
+
+async def test_a_message_and_a_quarantined_packet_come_back_byte_for_byte(database: str) -> None:
+    payload = bytes(range(256))
+    refused = rows.encode_quarantine(
+        NOON, None, 1, None, 8, "::1", 9060, None, None, "hep-length", payload
+    )
+    async with store(database) as opened, sql(database) as connection:
+        kept = [
+            message(payload=payload, agent_ip="10.9.9.9"),
+            message(call_id="", payload=b"", captured_at=None),
+        ]
+        await opened.write(1, {"messages": kept, "quarantine": [refused]})
+        first, second = await connection.fetch("SELECT * FROM messages ORDER BY call_id DESC")
+        (odd,) = await connection.fetch("SELECT * FROM quarantine")
+    assert dict(first) == {
+        "received_at": NOON,
+        "captured_at": NOON,
+        "agent_id": 2001,
+        "sequence": 0,
+        "node_id": 1,
+        "src_port": 5060,
+        "dst_port": 5060,
+        "kind": 1,
+        "codec": 0,
+        "src_ip": "10.0.0.1",
+        "dst_ip": "10.0.0.2",
+        "transport": "udp",
+        "call_id": "a@b",
+        "payload": payload,
+        "agent_ip": "10.9.9.9",
+    }
+    assert (second["call_id"], second["captured_at"], second["payload"]) == ("", None, b"")
+    assert (odd["why"], odd["payload"], odd["src_ip"]) == ("hep-length", payload, "::1")
+    assert (odd["captured_at"], odd["agent_id"], odd["dst_ip"]) == (None, None, None)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
+LONG_TEXT = st.builds(lambda text, times: text * times, ANY_TEXT, st.sampled_from([1, 1, 300]))
+ANY_INT = st.integers() | st.integers(-(2**31), 2**32) | st.sampled_from([2**63, 2**64, -(2**63)])
+ADDRESS = st.none() | st.ip_addresses().map(str) | ANY_TEXT
+BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
+    str: LONG_TEXT,
+    str | None: st.none() | LONG_TEXT,
+    int: ANY_INT,
+    int | None: st.none() | ANY_INT,
+    float | None: st.none() | st.floats(),
+    bool: st.booleans(),
+    tuple[int, ...]: st.lists(ANY_INT, max_size=3).map(tuple),
+    tuple[str, ...]: st.lists(LONG_TEXT, max_size=3).map(tuple),
+}
+
+
+def wild(table: str) -> st.SearchStrategy[tuple[str, bytes]]:
+    kind, encode = KINDS[table]
+    values = {
+        field.name: ADDRESS if field.name.endswith("_ip") else BY_TYPE[field.type]
+        for field in msgspec.structs.fields(kind)
+    }
+    return st.builds(kind, **values).map(lambda record: (table, encode(record, 1)))
+
+
+OPTIONAL_INT = st.none() | ANY_INT
+WILD_MESSAGE = st.builds(
+    rows.encode_message,
+    received_at=ANY_INT,
+    captured_at=OPTIONAL_INT,
+    node_id=st.just(1),
+    agent_id=OPTIONAL_INT,
+    sequence=st.integers(0, 2**63 - 1),
+    kind=ANY_INT,
+    src_ip=ADDRESS,
+    src_port=OPTIONAL_INT,
+    dst_ip=ADDRESS,
+    dst_port=OPTIONAL_INT,
+    transport=st.none() | LONG_TEXT,
+    call_id=st.none() | LONG_TEXT,
+    payload=st.binary(max_size=3000),
+    agent_ip=ADDRESS,
+).map(lambda row: ("messages", row))
+WILD_QUARANTINE = st.builds(
+    rows.encode_quarantine,
+    received_at=ANY_INT,
+    captured_at=OPTIONAL_INT,
+    node_id=st.just(1),
+    agent_id=OPTIONAL_INT,
+    sequence=st.integers(0, 2**63 - 1),
+    src_ip=ADDRESS,
+    src_port=OPTIONAL_INT,
+    dst_ip=ADDRESS,
+    dst_port=OPTIONAL_INT,
+    why=LONG_TEXT,
+    payload=st.binary(max_size=300),
+    detail=st.none() | LONG_TEXT,
+).map(lambda row: ("quarantine", row))
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    batch=st.lists(
+        st.one_of(WILD_MESSAGE, WILD_QUARANTINE, *map(wild, KINDS)), min_size=1, max_size=30
+    )
+)
+def test_no_value_that_a_stranger_can_send_makes_a_batch_fail(
+    database: str, batch: list[tuple[str, bytes]]
+) -> None:
+    tables: dict[str, list[bytes]] = {}
+    for table, row in batch:
+        tables.setdefault(table, []).append(row)
+
+    async def write() -> None:
+        async with store(database) as opened, sql(database) as connection:
+            written = await opened.write(opened.first_sequence, tables)
+            stored = sum([await count(database, table) for table in tables])
+            assert written.refused == {}
+            assert stored + written.left_out == len(batch)
+            await connection.execute("TRUNCATE " + ", ".join(rows.TABLES))
+
+    asyncio.run(write())
+
+
+def test_keys_of_the_longest_and_least_compressible_text_fit_in_the_index(database: str) -> None:
+    def noise(seed: int, length: int) -> str:
+        return "".join(random.Random(seed).choices(string.printable[:94], k=length))
+
+    async def write() -> None:
+        async with store(database) as opened:
+            record = AttemptRecord(
+                call_id=noise(1, 4000),
+                from_tag=noise(2, 4000),
+                branch=noise(3, 4000),
+                received_at=NOON,
+                started_at=NOON,
+            )
+            written = await opened.write(1, {"attempts": [rows.encode_attempt(record, 1)]})
+            assert written == Written()
+
+    asyncio.run(write())
+
+
+# --- exactly once ------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_is_sent_twice_is_stored_once(database: str) -> None:
+    async with store(database) as opened:
+        for _ in range(2):
+            await opened.write(5, {"messages": [message()], "calls": [call_row()]})
+        await opened.write(6, {"messages": [message()]})
+    assert await count(database, "messages") == 2
+    assert await count(database, "calls") == 1
+    async with sql(database) as connection:
+        ledger = await connection.fetch("SELECT node_id, sequence, rows FROM ingest_batch")
+    assert sorted(map(tuple, ledger)) == [(1, 5, 2), (1, 6, 1)]
+
+
+async def test_a_batch_larger_than_one_copy_is_stored_whole(database: str) -> None:
+    many = [message(sequence=n) for n in range(storing._ROWS_PER_COPY * 2 + 1)]
+    async with store(database) as opened:
+        await opened.write(1, {"messages": many})
+    assert await count(database, "messages") == len(many)
+
+
+async def test_sequences_go_on_above_the_ledger_and_above_the_floor(database: str) -> None:
+    async with store(database) as opened:
+        assert opened.first_sequence == 0
+        await opened.write(41, {"messages": [message()]})
+    async with store(database) as opened:
+        assert opened.first_sequence == 42
+    later = Postgres(settings_of(database))
+    await later.open(floor=1000)
+    assert later.first_sequence == 1000
+    await later.close()
+
+
+async def test_the_same_key_in_another_batch_is_left_out_and_the_rest_is_stored(
+    database: str,
+) -> None:
+    async with store(database) as opened:
+        first = {"calls": [call_row("a"), call_row("b")], "messages": [message()]}
+        assert await opened.write(1, first) == Written()
+        second = {"calls": [call_row("b"), call_row("c")], "messages": [message()]}
+        assert await opened.write(2, second) == Written(left_out=1)
+    assert await count(database, "calls") == 3
+    assert await count(database, "messages") == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "sqlstate"),
+    [
+        (lambda row: row[:-9], "22P04"),
+        (lambda row: row.replace(bytes((2, 32, 0, 4, 10)), bytes((9, 32, 0, 4, 10))), "22P03"),
+        (lambda row: row.replace(b"a@b", b"a\0b"), "22021"),
+        (lambda row: row.replace(b"a@b", b"a\xffb"), "22021"),
+        (lambda row: b"\0\x0d" + row[2:], "22P04"),
+    ],
+)
+async def test_a_corrupt_row_goes_to_quarantine_with_the_error(
+    database: str, damage: Callable[[bytes], bytes], sqlstate: str
+) -> None:
+    corrupt = damage(message(call_id="a@b"))
+    async with store(database) as opened, sql(database) as connection:
+        written = await opened.write(7, {"messages": [corrupt]})
+        (row,) = await connection.fetch("SELECT * FROM quarantine")
+    assert written == Written(refused={"messages": (0,)})
+    assert (row["why"], row["payload"]) == (f"postgres-{sqlstate}", corrupt)
+    assert (row["node_id"], row["sequence"]) == (1, 7)
+    assert row["detail"].startswith("messages: ")
+    assert await count(database, "messages") == 0
+
+
+# --- rows that PostgreSQL refuses ---------------------------------------------------------------
+
+
+def no_address(row: bytes) -> bytes:
+    return row.replace(bytes((2, 32, 0, 4, 10)), bytes((9, 32, 0, 4, 10)))
+
+
+def a_length_that_takes_the_neighbours(row: bytes) -> bytes:
+    at = row.index(b"INVITE") - 4
+    return row[:at] + (40_000).to_bytes(4, "big") + row[at + 4 :]
+
+
+def a_length_that_takes_exactly_the_next_row(row: bytes) -> bytes:
+    # The agent's address is the last field: it now ends where the next row ends.
+    at = row.index(b"INVITE") - 4
+    length = int.from_bytes(row[at : at + 4], "big") + 4 + len(row) - 4
+    return row[:at] + length.to_bytes(4, "big") + row[at + 4 :]
+
+
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    no_address,
+    a_length_that_takes_the_neighbours,
+    a_length_that_takes_exactly_the_next_row,
+    lambda row: row[:-9],
+    lambda row: row[:3],
+    lambda row: row[:0],
+    lambda row: row + row,
+    lambda row: row + b"\0",
+    lambda row: b"\xff\xff" + row[:0],
+    lambda row: b"\xff\xff" + row,
+    lambda row: b"\0\x0d" + row[2:],
+    lambda row: b"\x7f\xff" + row[2:],
+    lambda row: row[:2] + b"\x80\0\0\0" + row[6:],
+    lambda row: row[:2] + b"\x7f\xff\xff\xff" + row[6:],
+    lambda row: row.replace(b"a@b", b"a\0b"),
+    lambda row: row.replace(b"a@b", b"\xed\xa0\x80"),
+    lambda row: row * 3,
+    lambda row: rows.HEADER + row[:0],
+]
+
+
+@pytest.mark.parametrize("position", [0, 6, 11])
+async def test_one_bad_row_goes_alone_wherever_it_is_and_whatever_it_does_to_the_protocol(
+    database: str, position: int
+) -> None:
+    good = [message(call_id="a@b", sequence=n, agent_ip="10.1.1.1") for n in range(12)]
+    async with store(database) as opened, sql(database) as connection:
+        for number, damage in enumerate(DAMAGES):
+            bad = damage(good[position])
+            batch = {"messages": [*good[:position], bad, *good[position + 1 :]]}
+            written = await opened.write(2 * number, batch)
+            assert written == Written(refused={"messages": (position,)}), number
+            (row,) = await connection.fetch("SELECT why, payload FROM quarantine")
+            assert row["payload"] == bad
+            assert row["why"].startswith("postgres-")
+            found = await connection.fetch("SELECT sequence FROM messages ORDER BY 1")
+            assert [n for (n,) in found] == [n for n in range(12) if n != position]
+            # The connection goes on in step with the server.
+            assert await opened.write(2 * number + 1, {"messages": good[:position]}) == Written()
+            assert await opened.write(2 * number, batch) == written
+            assert await count(database, "quarantine") == 1
+            await connection.execute("TRUNCATE messages, quarantine")
+
+
+@pytest.mark.parametrize(
+    ("positions", "seconds"),
+    [((), 2), ((2500,), 4), ((0, 4095, 4999), 4), (tuple(range(0, 5000, 100)), 10)],
+)
+async def test_a_large_batch_loses_its_bad_rows_alone_and_once(
+    database: str, positions: tuple[int, ...], seconds: float
+) -> None:
+    batch = [message(call_id="a@b", sequence=n) for n in range(5000)]
+    for n, position in enumerate(positions):
+        batch[position] = DAMAGES[n % 3](batch[position])
+    async with store(database) as opened:
+        started = time.perf_counter()
+        written = await opened.write(1, {"messages": batch}, life=7)
+        took = time.perf_counter() - started
+        assert written == Written(refused={"messages": positions} if positions else {})
+        assert await opened.write(1, {"messages": batch}, life=7) == written
+    assert await count(database, "messages") == 5000 - len(positions)
+    assert await count(database, "quarantine") == len(positions)
+    assert took < seconds
+
+
+async def test_a_batch_of_bad_rows_alone_is_given_up_within_bounds(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "_SALVAGE_COPIES", 300)
+    batch = [no_address(message(call_id="a@b", sequence=n)) for n in range(5000)]
+    batch[4321] = message(sequence=4321)
+    async with store(database) as opened:
+        written = await opened.write(1, {"messages": batch, "calls": [call_row()]})
+    refused = set(written.refused["messages"])
+    assert refused >= set(range(5000)) - {4321}
+    assert await count(database, "quarantine") == len(refused)
+    assert await count(database, "calls") == 1
+
+
+async def test_when_the_search_is_over_what_is_good_as_a_whole_is_still_stored(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "_SALVAGE_SECONDS", 0.0)
+    monkeypatch.setattr(storing, "_ROWS_PER_COPY", 100)
+    batch = [message(call_id="a@b", sequence=n) for n in range(1000)]
+    batch[250] = no_address(batch[250])
+    async with store(database) as opened:
+        written = await opened.write(1, {"messages": batch, "calls": [call_row()]})
+    assert written == Written(refused={"messages": tuple(range(200, 300))})
+    assert await count(database, "messages") == 900
+    assert await count(database, "calls") == 1
+
+
+async def test_bad_rows_and_rows_that_are_there_already_are_told_apart(database: str) -> None:
+    first = [call_row(f"{n}") for n in range(300)]
+    second = [call_row(f"{n}") for n in range(250, 550)]
+    second[7] = second[7][:-5]
+    second[200] = second[200][:-5]
+    async with store(database) as opened:
+        await opened.write(1, {"calls": first})
+        written = await opened.write(2, {"calls": second, "messages": [message()]})
+        # 250 to 299 were there, and one of these is damaged.
+        assert written == Written(left_out=49, refused={"calls": (7, 200)})
+        assert await opened.write(2, {"calls": second, "messages": [message()]}) == written
+    assert await count(database, "calls") == 300 + 249
+    assert await count(database, "quarantine") == 2
+
+
+async def test_a_row_that_only_an_index_refuses_goes_to_quarantine(database: str) -> None:
+    # Longer than the encoders let a key be, and of text that does not compress.
+    noise = "".join(random.Random(1).choices(string.printable[:94], k=9000))
+    good = call_row("good")
+    row = call_row("X" * 9)
+    row = row.replace(b"\0\0\0\x09" + b"X" * 9, len(noise).to_bytes(4, "big") + noise.encode())
+    async with store(database) as opened, sql(database) as connection:
+        written = await opened.write(1, {"calls": [good, row]})
+        why = await connection.fetchval("SELECT why FROM quarantine")
+    assert (written.refused, why) == ({"calls": (1,)}, "postgres-54000")
+
+
+async def test_a_quarantined_packet_that_is_refused_is_quarantined_itself(database: str) -> None:
+    packet = rows.encode_quarantine(
+        NOON, None, 1, None, 8, "10.0.0.1", 9060, None, None, "hep", b"x" * (1 << 20)
+    )
+    bad = no_address(packet)
+    async with store(database) as opened, sql(database) as connection:
+        written = await opened.write(1, {"quarantine": [packet, bad]})
+        kept = await connection.fetchval(
+            "SELECT payload FROM quarantine WHERE why LIKE 'postgres-%'"
+        )
+    assert written == Written(refused={"quarantine": (1,)})
+    assert kept == bad
+
+
+async def test_a_key_to_replace_that_is_refused_does_not_hold_up_the_batch(database: str) -> None:
+    late = [call(f"{n}", revision=1) for n in range(3)]
+    keys = [key for record in late if (key := rows.replaced(record, 1))]
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {"calls": [call_row(f"{n}") for n in range(3)]})
+        await connection.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN IF OLD.call_id = '1' THEN RAISE 'kept' USING ERRCODE = '23503'; END IF; "
+            "RETURN OLD; END $$; CREATE TRIGGER no BEFORE DELETE ON calls "
+            "FOR EACH ROW EXECUTE FUNCTION no()"
+        )
+        written = await opened.write(2, {"calls": [rows.encode_call(r, 1) for r in late]}, keys)
+        left = await connection.fetch("SELECT call_id FROM calls WHERE revision = 0")
+        (row,) = await connection.fetch("SELECT why, detail, payload FROM quarantine")
+    assert written == Written()
+    assert [name for (name,) in left] == ["1"]
+    assert row["why"] == "postgres-23503"
+    assert row["detail"].startswith("calls, a key to replace: kept")
+    assert b"'1'" in row["payload"]
+
+
+async def test_numbers_of_a_key_that_no_column_can_hold_replace_nothing(database: str) -> None:
+    wild = rows.Replaced("calls", "a", "t", "", 2**80, 2**40, 2**70)
+    other = rows.Replaced("no such table", "a", "t", "", 1, 1, 1)
+    async with store(database) as opened:
+        await opened.write(1, {"calls": [call_row("a")]})
+        assert await opened.write(2, {}, [wild, other]) == Written()
+    assert await count(database, "calls") == 1
+    assert await count(database, "quarantine") == 0
+
+
+async def test_a_table_that_is_not_ours_is_refused_and_never_asked_for(database: str) -> None:
+    async with store(database) as opened:
+        with pytest.raises(StoreRejected, match="no table pg_authid"):
+            await opened.write(1, {"pg_authid": [message()]})
+        assert await opened.write(1, {"messages": [message()]}) == Written()
+
+
+async def test_a_batch_whose_quarantine_is_refused_too_is_rejected_and_leaves_nothing(
+    database: str,
+) -> None:
+    async with store(database) as opened, sql(database) as connection:
+        await connection.execute("ALTER TABLE quarantine ADD CHECK (why <> 'postgres-22P03')")
+        with pytest.raises(StoreRejected) as caught:
+            await opened.write(
+                1, {"messages": [message(), no_address(message())], "calls": [call_row()]}
+            )
+        assert caught.value.sqlstate == "23514"
+        assert "\n" not in str(caught.value)
+        for table in ("messages", "calls", "ingest_batch", "quarantine"):
+            assert await count(database, table) == 0
+        await opened.write(1, {"messages": [message()]})
+    assert await count(database, "messages") == 1
+
+
+async def test_what_a_stranger_sent_is_escaped_in_the_detail(database: str) -> None:
+    async with store(database) as opened, sql(database) as connection:
+        await connection.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE '%', NEW.call_id USING ERRCODE = '22000'; END $$; "
+            "CREATE TRIGGER no BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION no()"
+        )
+        await opened.write(1, {"messages": [message("\x1b[31m" + "x" * 600)]})
+        detail = await connection.fetchval("SELECT detail FROM quarantine")
+    assert detail.startswith("messages: \\x1b[31mxxx")
+    assert detail.isprintable()
+    assert len(detail) < 600
+
+
+# --- whose batch --------------------------------------------------------------------------------
+
+
+async def test_a_sequence_of_another_life_is_taken_and_a_free_one_is_known(database: str) -> None:
+    async with store(database) as opened:
+        await opened.write(5, {"messages": [message()]}, life=2**63 - 1)
+        await opened.write(5, {"messages": [message()]}, life=2**63 - 1)
+        async with sql(database) as connection:
+            await connection.execute("INSERT INTO ingest_batch VALUES (1, 80, now(), 0)")
+        with pytest.raises(SequenceTaken, match="sequence 5 of node 1"):
+            await opened.write(5, {"messages": [message()]}, life=1)
+        assert opened.first_sequence == 81
+        assert await opened.write(81, {"messages": [message()]}, life=1) == Written()
+        # Rows of the first version have no life.
+        with pytest.raises(SequenceTaken):
+            await opened.write(80, {"messages": [message()]}, life=1)
+    assert await count(database, "messages") == 2
+
+
+async def test_a_bad_batch_of_another_life_is_taken_too(database: str) -> None:
+    async with store(database) as opened:
+        await opened.write(5, {"messages": [message()]}, life=1)
+        with pytest.raises(SequenceTaken):
+            await opened.write(5, {"messages": [BROKEN_ROW]}, life=2)
+        assert await opened.write(6, {"messages": [message()]}, life=2) == Written()
+    assert await count(database, "quarantine") == 0
+
+
+# --- a database that fails ----------------------------------------------------------------------
+
+
+async def blocked_backend(connection: Any) -> int:
+    """Wait until the writer of node 1 is inside its transaction, held up by a lock; its pid."""
+    while True:
+        pid = await connection.fetchval(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'sipsidecar node 1' "
+            "AND datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        if pid is not None:
+            return int(pid)
+
+
+async def write_until_stored(
+    opened: Postgres, sequence: int, tables: Mapping[str, Sequence[bytes]]
+) -> None:
+    while True:
+        try:
+            await opened.write(sequence, tables)
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill -9"])
+async def test_a_backend_that_dies_in_mid_write_costs_nothing_and_doubles_nothing(
+    database: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables: dict[str, Sequence[bytes]] = {
+        "messages": [message(sequence=n) for n in range(3000)],
+        "calls": [call_row()],
+    }
+    async with store(database, node_wait_s=5) as opened:
+        async with sql(database) as connection:
+            blocking = connection.transaction()
+            await blocking.start()
+            await connection.execute("LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
+            writing = asyncio.create_task(opened.write(1, tables))
+            pid = await blocked_backend(connection)
+            if how == "terminate":
+                await connection.execute("SELECT pg_terminate_backend($1)", pid)
+                await blocking.rollback()
+            else:
+                os.kill(pid, signal.SIGKILL)  # the whole server goes through crash recovery
+            with pytest.raises(StoreUnavailable):
+                await writing
+        await write_until_stored(opened, 1, tables)
+        await write_until_stored(opened, 1, tables)
+    assert await count(database, "messages") == 3000
+    assert await count(database, "calls") == 1
+    del writing
+    gc.collect()
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_a_server_that_is_killed_in_mid_write_costs_nothing_and_doubles_nothing(
+    tmp_path: Path,
+) -> None:
+    tables: dict[str, Sequence[bytes]] = {
+        "messages": [message(sequence=n) for n in range(3000)],
+        "calls": [call_row()],
+    }
+    server = EmbeddedPostgres(tmp_path)
+    dsn = await server.start()
+    try:
+        async with store(dsn, node_wait_s=5) as opened:
+            await opened.write(1, tables)
+            async with sql(dsn) as connection:
+                await connection.execute("BEGIN; LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
+                writing = asyncio.create_task(opened.write(2, tables))
+                await blocked_backend(connection)
+                assert server.pid is not None
+                os.kill(server.pid, signal.SIGKILL)
+                with pytest.raises(StoreUnavailable):
+                    await writing
+            await write_until_stored(opened, 2, tables)
+            await write_until_stored(opened, 1, tables)
+        assert await count(dsn, "messages") == 6000
+        assert await count(dsn, "ingest_batch") == 2
+    finally:
+        await server.stop()
+
+
+async def test_connections_that_die_at_any_moment_lose_and_double_nothing(database: str) -> None:
+    batch = [message(sequence=n) for n in range(400)]
+    done = asyncio.Event()
+
+    async def kill() -> int:
+        killed = 0
+        async with sql(database) as connection:
+            while not done.is_set():
+                killed += await connection.fetchval(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE "
+                    "application_name = 'sipsidecar node 1' AND datname = current_database()"
+                )
+                await asyncio.sleep(0.2)
+        return killed
+
+    async with store(database, node_wait_s=5) as opened:
+        killing = asyncio.create_task(kill())
+        for sequence in range(30):
+            await write_until_stored(opened, sequence, {"messages": batch})
+        done.set()
+        assert await killing > 0
+    assert await count(database, "messages") == 30 * 400
+    assert await count(database, "ingest_batch") == 30
+
+
+async def test_a_write_that_is_cancelled_stores_nothing_and_can_be_sent_again(
+    database: str,
+) -> None:
+    async with store(database, node_wait_s=5) as opened, sql(database) as connection:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+            writing = asyncio.create_task(opened.write(1, {"messages": [message()]}))
+            await blocked_backend(connection)
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+        assert await connection.fetchval("SELECT count(*) FROM messages") == 0
+        await opened.write(1, {"messages": [message()]})
+        assert await connection.fetchval("SELECT count(*) FROM messages") == 1
+
+
+async def test_a_statement_that_takes_too_long_is_an_outage(database: str) -> None:
+    slow = Postgres(settings_of(database, statement_timeout_s=0.2))
+    await slow.open()
+    async with sql(database) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StoreUnavailable, match="statement timeout"):
+            await slow.write(1, {"messages": [message()]})
+    await write_until_stored(slow, 1, {"messages": [message()]})
+    await slow.close()
+
+
+async def test_a_database_that_became_read_only_is_an_outage(database: str) -> None:
+    async with store(database, node_wait_s=5) as opened, sql(database) as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        read_only = f"ALTER DATABASE {name} SET default_transaction_read_only"
+        await connection.execute(f"{read_only} = on")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'sipsidecar node 1' AND datname = $1",
+            name,
+        )
+        with pytest.raises(StoreUnavailable):
+            await opened.write(1, {"messages": [message()]})
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            await opened.write(1, {"messages": [message()]})
+        async with connection.transaction(readonly=False):
+            await connection.execute(f"{read_only} = off")
+        await write_until_stored(opened, 1, {"messages": [message()]})
+    assert await count(database, "messages") == 1
+
+
+# --- revisions ---------------------------------------------------------------------------------
+
+
+async def test_a_later_revision_replaces_the_earlier_ones_of_its_call_alone(database: str) -> None:
+    revisions = [call("a", revision=n, invites=n) for n in range(3)]
+    replace = [key for record in revisions if (key := rows.replaced(record, 1))]
+    async with store(database) as opened, sql(database) as connection:
+        others = [
+            call_row("b"),
+            call_row("a", from_tag="x"),
+            call_row("a", received_at=NOON + 1),
+            rows.encode_call(revisions[0], 2),
+        ]
+        await opened.write(1, {"calls": [*others, rows.encode_call(revisions[0], 1)]})
+        # Two revisions in one batch, as when a call changes twice before the batch leaves.
+        later = [rows.encode_call(record, 1) for record in revisions[1:]]
+        assert await opened.write(2, {"calls": later}, replace) == Written()
+        assert await connection.fetchval("SELECT count(*) FROM calls") == len(others) + 1
+        (row,) = await connection.fetch("SELECT revision, invites FROM calls WHERE revision > 0")
+        assert tuple(row) == (2, 2)
+
+
+async def test_a_key_to_replace_may_hold_what_no_text_column_can(database: str) -> None:
+    first = call("a\0b\udcff", from_tag="\ud800" * 500)
+    raw = rows.Replaced("calls", first.call_id, first.from_tag, "", NOON, 1, 1 << 30)
+    async with store(database) as opened:
+        await opened.write(1, {"calls": [rows.encode_call(first, 1)]})
+        await opened.write(2, {}, [raw])
+    assert await count(database, "calls") == 0
+
+
+async def test_a_later_revision_of_an_attempt_replaces_that_branch_alone(database: str) -> None:
+    first = [attempt("a", "z1"), attempt("a", "z2")]
+    late = attempt("a", "z1", revision=1, final_code=503)
+    key = rows.replaced(late, 1)
+    assert key is not None
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {"attempts": [rows.encode_attempt(r, 1) for r in first]})
+        await opened.write(2, {"attempts": [rows.encode_attempt(late, 1)]}, [key])
+        found = await connection.fetch("SELECT branch, revision FROM attempts ORDER BY branch")
+    assert [tuple(row) for row in found] == [("z1", 1), ("z2", 0)]
+
+
+# --- one writer per node -----------------------------------------------------------------------
+
+
+async def test_a_second_writer_of_the_same_node_is_refused(database: str) -> None:
+    async with store(database), store(database, node_id=2):
+        with pytest.raises(StoreError, match=r"as node 1: set node\.id"):
+            await Postgres(settings_of(database)).open()
+    async with store(database):
+        pass
+
+
+async def test_a_connection_of_a_dead_predecessor_is_waited_for(database: str) -> None:
+    dying = Postgres(settings_of(database))
+    await dying.open()
+    heir = Postgres(settings_of(database, node_wait_s=20))
+    waiting = asyncio.create_task(heir.open())
+    async with sql(database) as connection:
+        await blocked_backend(connection)
+    dying._drop()
+    await waiting
+    await heir.close()
+
+
+async def test_a_writer_whose_node_was_taken_while_it_was_away_can_only_wait(
+    database: str,
+) -> None:
+    async with store(database) as opened:
+        opened._drop()
+        async with store(database, node_wait_s=5):
+            with pytest.raises(StoreError, match=r"set node\.id"):
+                await opened.write(1, {"messages": [message()]})
+        await opened.write(1, {"messages": [message()]})
+
+
+# --- a server that answers no more --------------------------------------------------------------
+
+
+async def test_a_server_in_trouble_is_an_outage_and_the_batch_goes_in_later(
+    database: str,
+) -> None:
+    troubles = ["53100", "53200", "53300", "25006", "57014", "57P01", "58030", "40001", "XX000"]
+    async with store(database, node_wait_s=5) as opened, sql(database) as connection:
+        for number, sqlstate in enumerate(troubles):
+            await connection.execute(
+                "CREATE OR REPLACE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$ BEGIN RAISE 'no room' USING ERRCODE = '{sqlstate}'; END $$; "
+                "CREATE TRIGGER no BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION no()"
+            )
+            with pytest.raises(StoreUnavailable, match="no room"):
+                await opened.write(number, {"messages": [message(), BROKEN_ROW]})
+            with pytest.raises(StoreUnavailable, match="no room"):
+                await opened.write(number, {"messages": [message()], "calls": [BROKEN_ROW]})
+            await connection.execute("DROP TRIGGER no ON messages")
+            await opened.write(number, {"messages": [message()]})
+    assert await count(database, "messages") == len(troubles)
+    assert await count(database, "quarantine") == 0
+
+
+async def test_a_store_that_never_opened_writes_as_soon_as_the_database_is_there(
+    tmp_path: Path,
+) -> None:
+    server = EmbeddedPostgres(tmp_path, fsync=False)
+    dsn = await server.start()
+    async with store(dsn) as earlier:
+        await earlier.write(7, {"messages": [message()]})
+    await server.stop()
+    late = Postgres(settings_of(dsn))
+    started = time.perf_counter()
+    with pytest.raises(StoreUnavailable):
+        await late.open(floor=3)
+    with pytest.raises(StoreUnavailable):
+        await late.write(3, {"messages": [message()]})
+    assert time.perf_counter() - started < 1
+    assert late.first_sequence == 3
+    await server.start()
+    try:
+        assert await late.write(3, {"messages": [message()]}) == Written()
+        assert late.first_sequence == 8
+        await late.close()
+        assert await count(dsn, "messages") == 2
+    finally:
+        await server.stop()
+
+
+def processes(connection_pid: int, server: EmbeddedPostgres) -> list[int]:
+    assert server.pid is not None
+    return [server.pid, connection_pid]
+
+
+async def test_a_server_that_stands_still_can_be_left_at_once_and_nothing_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = EmbeddedPostgres(tmp_path, fsync=False)
+    dsn = await server.start()
+    batch = {"messages": [message(sequence=n, payload=bytes(1400)) for n in range(4000)]}
+    said: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: said.append(context["message"])
+    )
+    stopped: list[int] = []
+    try:
+        opened = Postgres(settings_of(dsn, node_wait_s=10))
+        await opened.open()
+        assert opened._connection is not None
+        for sequence in range(3):
+            backend = opened._connection.get_server_pid()
+            stopped += processes(backend, server)
+            if sequence < 2:  # the third one goes into a pause of the server's in mid-write
+                for pid in stopped:
+                    os.kill(pid, signal.SIGSTOP)
+            for _ in range(2):  # the second time it is stuck while it connects
+                writing = asyncio.create_task(opened.write(sequence, batch))
+                await asyncio.sleep(0.02)
+                for pid in stopped:
+                    os.kill(pid, signal.SIGSTOP)
+                started = time.perf_counter()
+                writing.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await writing
+                assert time.perf_counter() - started < 0.2
+                assert opened._connection is None
+            while stopped:
+                os.kill(stopped.pop(), signal.SIGCONT)
+            await opened.write(sequence, batch)
+        await opened.close()
+        assert await count(dsn, "messages") == 3 * 4000
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        await server.stop()
+    del writing
+    gc.collect()
+    await asyncio.sleep(0)
+    assert said == []
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_a_server_that_stands_still_is_an_outage_after_the_time_limit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = EmbeddedPostgres(tmp_path, fsync=False)
+    dsn = await server.start()
+    stopped: list[int] = []
+    try:
+        opened = Postgres(settings_of(dsn, statement_timeout_s=0.2, connect_timeout_s=0.2))
+        await opened.open()
+        assert opened._connection is not None
+        stopped = processes(opened._connection.get_server_pid(), server)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="no answer in time"):
+                await opened.write(1, {"messages": [message()]})
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        await server.stop()
+    gc.collect()
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_a_backend_that_ends_in_the_middle_of_a_copy_leaves_no_noise(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: said.append(context["message"])
+    )
+    batch = {"messages": [message(sequence=n, payload=bytes(1400)) for n in range(4000)]}
+    failed = 0
+    async with store(database, node_wait_s=5) as opened, sql(database) as connection:
+        for delay in range(12):
+            await write_until_stored(opened, 1000, {})
+            assert opened._connection is not None
+            pid = opened._connection.get_server_pid()
+            writing = asyncio.create_task(opened.write(delay, batch))
+            await asyncio.sleep(delay * 0.003)
+            await connection.execute("SELECT pg_terminate_backend($1)", pid)
+            try:
+                await writing
+            except StoreUnavailable:
+                failed += 1
+            await write_until_stored(opened, delay, batch)
+    assert failed > 3
+    assert await count(database, "messages") == 12 * 4000
+    del writing
+    gc.collect()
+    await asyncio.sleep(0)
+    assert said == []
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []

@@ -1,0 +1,141 @@
+"""A store on a test's own database, rows to write to it, and what is in it afterwards."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sipsidecar import rows
+from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.edges.postgres import Postgres, PostgresSettings
+from sipsidecar.edges.postgres.connection import close, connect
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+DAY = 86_400_000_000
+NOON = int(datetime(2026, 7, 20, 12, tzinfo=UTC).timestamp()) * 1_000_000
+BROKEN_ROW = b"\0\1\0\0"
+
+KINDS: dict[str, tuple[type[msgspec.Struct], Callable[[Any, int], bytes]]] = {
+    "calls": (CallRecord, rows.encode_call),
+    "attempts": (AttemptRecord, rows.encode_attempt),
+    "registrations": (RegistrationRecord, rows.encode_registration),
+    "pings": (PingRecord, rows.encode_ping),
+}
+
+
+def settings_of(dsn: str, **changes: Any) -> PostgresSettings:
+    values: dict[str, Any] = {"dsn": dsn, "node_wait_s": 0.05}
+    return PostgresSettings(**(values | changes))
+
+
+@contextlib.asynccontextmanager
+async def store(dsn: str, **changes: Any) -> AsyncIterator[Postgres]:
+    opened = Postgres(settings_of(dsn, **changes))
+    await opened.open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@contextlib.asynccontextmanager
+async def sql(dsn: str) -> AsyncIterator["Connection"]:
+    connection = await connect(PostgresSettings(dsn=dsn), "test")
+    try:
+        yield connection
+    finally:
+        # the tests kill backends and servers: an open one is asked, a dead one only dropped
+        await close(connection)
+
+
+async def count(dsn: str, table: str) -> int:
+    async with sql(dsn) as connection:
+        return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))  # noqa: S608
+
+
+def message(call_id: str = "a@b", sequence: int = 0, **changes: Any) -> bytes:
+    values: dict[str, Any] = {
+        "received_at": NOON,
+        "captured_at": NOON,
+        "node_id": 1,
+        "agent_id": 2001,
+        "sequence": sequence,
+        "kind": 1,
+        "src_ip": "10.0.0.1",
+        "src_port": 5060,
+        "dst_ip": "10.0.0.2",
+        "dst_port": 5060,
+        "transport": "udp",
+        "call_id": call_id,
+        "payload": b"INVITE sip:b@b SIP/2.0\r\n\r\n",
+    }
+    return rows.encode_message(**(values | changes))
+
+
+def call(call_id: str = "a@b", **changes: Any) -> CallRecord:
+    values: dict[str, Any] = {"from_tag": "t", "received_at": NOON, "started_at": NOON}
+    return CallRecord(call_id=call_id, **(values | changes))
+
+
+def call_row(call_id: str = "a@b", **changes: Any) -> bytes:
+    return rows.encode_call(call(call_id, **changes), 1)
+
+
+def attempt(call_id: str, branch: str, **changes: Any) -> AttemptRecord:
+    values: dict[str, Any] = {"from_tag": "t", "received_at": NOON, "started_at": NOON}
+    return AttemptRecord(call_id=call_id, branch=branch, **(values | changes))
+
+
+def filled(kind: type[msgspec.Struct]) -> Any:
+    def value(number: int, name: str, annotation: Any) -> Any:
+        if name.endswith("_at"):
+            return NOON + number
+        if name.endswith("_ip"):
+            return "2001:db8::1" if number % 2 else "192.0.2.7"
+        by_type: dict[Any, Any] = {
+            str: f"{name} ü",
+            str | None: f"{name} ü",
+            int: number,
+            int | None: number,
+            float | None: number + 0.25,
+            bool: True,
+            tuple[int, ...]: (number, 2**40),
+            tuple[str, ...]: (name, "ß"),
+        }
+        return by_type[annotation]
+
+    fields = msgspec.structs.fields(kind)
+    return kind(**{f.name: value(n, f.name, f.type) for n, f in enumerate(fields, start=1)})
+
+
+def bare(kind: type[msgspec.Struct]) -> Any:
+    by_type: dict[Any, Any] = {str: "", int: 0}
+    fields = [field for field in msgspec.structs.fields(kind) if field.required]
+    return kind(**{field.name: by_type[field.type] for field in fields})
+
+
+def as_stored(record: msgspec.Struct) -> dict[str, Any]:
+    values = msgspec.structs.asdict(record)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+async def partitions(connection: "Connection", table: str) -> list[str]:
+    found = await connection.fetch(
+        "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
+        "WHERE inhparent = $1::text::regclass ORDER BY 1",
+        table,
+    )
+    return [name for (name,) in found]
+
+
+async def rows_in(connection: "Connection", table: str) -> list[tuple[str, int]]:
+    found = await connection.fetch(
+        f"SELECT tableoid::regclass::text, count(*) FROM {table} GROUP BY 1 ORDER BY 1"  # noqa: S608
+    )
+    return [(name, number) for name, number in found]

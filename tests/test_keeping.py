@@ -1,0 +1,85 @@
+from typing import Any
+
+import pytest
+
+from sipsidecar import demo, rows
+from sipsidecar.batch import Waiting
+from sipsidecar.keeping import RowMaker
+from sipsidecar.pipeline import Pipeline, Stored
+
+NOW = 1_795_000_000_000_000
+
+
+def waiting() -> Waiting:
+    return Waiting(max_rows=100_000, max_age=1.0, max_bytes=1 << 30)
+
+
+def stored(**changes: Any) -> Stored:
+    fields: dict[str, Any] = {
+        "received_at": NOW,
+        "captured_at": NOW,
+        "agent_id": 7,
+        "kind": 1,
+        "source": bytes((192, 0, 2, 1)),
+        "source_port": 5060,
+        "destination": bytes((192, 0, 2, 2)),
+        "destination_port": 5060,
+        "transport": "udp",
+        "call_id": "a@b",
+        "payload": b"INVITE",
+        "packets": 1,
+        "why": None,
+        "peer": "192.0.2.9",
+    }
+    return Stored(**fields | changes)
+
+
+def taken(kept: Waiting) -> dict[str, list[bytes]]:
+    batch = kept.take()
+    return (
+        {table: [row.data for row in found] for table, found in batch.tables.items()}
+        if batch
+        else {}
+    )
+
+
+def test_a_message_becomes_a_row_with_the_address_of_its_agent() -> None:
+    kept = waiting()
+    RowMaker(kept, 3, messages=True).keep([stored()], 0.0)
+    ((row,),) = taken(kept).values()
+    assert bytes((192, 0, 2, 9)) in row
+    assert row == rows.encode_message(
+        NOW, NOW, 3, 7, 1, 1, "192.0.2.1", 5060, "192.0.2.2", 5060, "udp", "a@b", b"INVITE",
+        agent_ip="192.0.2.9",
+    )  # fmt: skip
+
+
+def test_what_was_not_understood_becomes_a_row_of_quarantine() -> None:
+    kept = waiting()
+    RowMaker(kept, 3, messages=True).keep([stored(why="start-line", packets=2)], 0.0)
+    assert kept.packets_waiting["quarantine"] == 2
+    assert list(taken(kept)) == ["quarantine"]
+
+
+def test_messages_that_are_not_wanted_are_dropped_with_their_reason() -> None:
+    kept = waiting()
+    RowMaker(kept, 3, messages=False).keep([stored(packets=3)], 0.0)
+    assert kept.packets_dropped["messages", "not-configured"] == 3
+    assert taken(kept) == {}
+
+
+@pytest.mark.parametrize("node", [1, 2])
+def test_every_record_of_a_pipeline_becomes_a_row_of_its_table(node: int) -> None:
+    kept, pipeline, now = waiting(), Pipeline(), 0.0
+    for step, _ in zip(demo.timeline(demo.dialogs(7)), range(1500), strict=False):
+        now = step.at
+        at = NOW + round(now * 1_000_000)
+        pipeline.receive(demo.datagram(step, at), now, at, "192.0.2.10")
+        pipeline.handle_timer(now)
+    pipeline.drain(now)
+    outputs = pipeline.records()
+    RowMaker(kept, node, messages=True).add(outputs, now)
+    found = taken(kept)
+    assert set(found) == {"calls", "attempts", "registrations", "pings"}
+    assert sum(map(len, found.values())) == len(outputs)
+    assert all(row.endswith(node.to_bytes(4, "big")) for row in found["calls"])
