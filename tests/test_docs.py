@@ -27,11 +27,13 @@ def test_the_readme_has_every_command() -> None:
 
 def test_the_readme_has_every_flag_that_a_record_can_carry() -> None:
     source = "".join(
-        (ROOT / "src/sipsidecar/calls" / name).read_text() for name in ("record.py", "table.py")
+        (ROOT / "src/sipsidecar/calls" / name).read_text()
+        for name in ("record.py", "table.py", "leaving.py", "restoring.py")
     )
     flags = set(re.findall(r'flags\.add\(\s*"([a-z0-9_]+)"', source))
     flags |= set(re.findall(r'\{\*record\.flags, "([a-z]+)"', source))
-    assert {"challenged", "interrupted", "no_ack"} <= flags
+    flags |= set(re.findall(r'marks = .*"([a-z]+)"', source))
+    assert {"challenged", "interrupted", "no_ack", "rebuilt", "warming"} <= flags
     for flag in flags - {"cancelled"}:
         assert f"`{flag}`" in README, flag
 

@@ -34,7 +34,7 @@ from sipsidecar.edges.embedded import (
 from sipsidecar.edges.http import Access, HttpServer, Limits
 from sipsidecar.edges.metrics import Metrics
 from sipsidecar.edges.postgres import Maintained, Postgres, PostgresSettings
-from sipsidecar.edges.rebuild import rebuild
+from sipsidecar.edges.rebuild import HOLD_SECONDS, rebuild
 from sipsidecar.edges.spool import Report, Spool
 from sipsidecar.edges.writer import Writer
 from sipsidecar.gate import Gate
@@ -60,6 +60,9 @@ DRAIN_SECONDS = 30.0
 FREE_PORT_TRIES = 20
 COMPLAIN_EVERY = 60.0
 PROBE_EVERY = 1.0
+LATE_SECONDS = 3.0
+"""How much later than the settle time a recorded call may have been heard of to be restored, too:
+more would cost a restart under load more than late facts are worth."""
 HINTS = {
     "plain-sip": "plain SIP instead of HEP came to the HEP port and is refused; in Kamailio set"
     ' modparam("siptrace", "hep_mode_on", 1) and modparam("siptrace", "trace_mode", 1)',
@@ -187,6 +190,7 @@ class Sidecar:
         self._governor = Governor(config.limits.memory_bytes)
         self._memory_at = self._release_at = 0.0
         self._maintained: Maintained | None = None
+        self._rebuilding = bool(config.calls.rebuild_seconds and database.store_messages)
         self._hinted: set[str] = set()
         self._complained: dict[str, int] = {}
         self._complain_at = 0.0
@@ -247,7 +251,9 @@ class Sidecar:
         )
         self._writer.up = not away
         self._writer.begin(self._store.first_sequence)
-        self.pipeline.calls.warming_until = self._loop.time() + config.calls.warming_seconds
+        began = self._loop.time()
+        self.pipeline.calls.warming_until = began + config.calls.warming_seconds
+        self.pipeline.calls.hold_partials_until = began + HOLD_SECONDS
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="writer"),
             asyncio.create_task(self._tick(), name="tick"),
@@ -446,7 +452,7 @@ class Sidecar:
         config, store, spool = self.config, self._store, self._spool
         assert store is not None
         began_us = time.time_ns() // 1000
-        if config.calls.rebuild_seconds and config.database.store_messages:
+        if self._rebuilding:
             while True:
                 try:
                     await store.open()
@@ -467,17 +473,19 @@ class Sidecar:
                 now=self._loop.time,
                 at_us=began_us,
                 look_back=config.calls.rebuild_seconds,
-                linger=config.calls.linger_seconds,
+                linger=min(config.calls.settle_seconds + LATE_SECONDS, config.calls.linger_seconds),
                 limit=config.calls.max_calls,
             )
+            self._rebuilding = False
             if done.calls or done.left_out:
                 log.info(
-                    "%d calls of an earlier life are followed again (%d messages, %.1f s),"
-                    " %d are not",
+                    "%d calls of an earlier life are followed again (%d messages, %.1f s);"
+                    " not %d calls and %d messages",
                     done.calls,
                     done.messages,
                     done.seconds,
                     done.left_out,
+                    done.messages_left_out,
                 )
         await asyncio.Event().wait()  # its end is not the sidecar's
 
@@ -503,6 +511,7 @@ class Sidecar:
             uptime_seconds=now - self._started,
             agent_names={number: name for name, number in self.config.hep.agents.items()},
             warming=self.pipeline.warming(now),
+            rebuilding=self._rebuilding,
             memory=MemoryFigures(self._governor.used, self._governor.ceiling, self._governor.share),
             http_events=dict(self._http.counters),
         )

@@ -188,8 +188,9 @@ class Pipeline:
             correlation = packet.correlation_id
             call_id = sip.text(correlation[: sip.MAX_CALL_ID]) if correlation else None
             transport = hep.transport_name(packet.ip_protocol, None)
+            payload = self._mask.payload(kind, packet.payload)
             self._store(
-                packet, packet.payload, packet.captured_at, 1, agent, received_at, transport,
+                packet, payload, packet.captured_at, 1, agent, received_at, transport,
                 call_id, None,
             )  # fmt: skip
 
@@ -342,6 +343,8 @@ class Pipeline:
         now: float,
         received_at: int,
     ) -> None:
+        # Here every message is whole, and nothing has been kept of it yet.
+        payload = self._mask.payload(hep.Kind.SIP, payload)
         try:
             message = sip.parse(payload)
         except sip.SipError as error:

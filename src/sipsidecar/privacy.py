@@ -27,7 +27,7 @@ from sipsidecar.wire import WireError, hep, sip
 
 MIN_KEY: Final = 16
 """Bytes. Under a shorter key users could be found from tokens by trying keys."""
-MAX_ADDRESSES: Final = 512
+MAX_ADDRESSES: Final = 256
 """Addresses in one head or body that are masked one by one; the rest is blanked."""
 MAX_PARTS: Final = 64
 """Parts of a multipart body that are read; the rest is blanked."""
@@ -213,6 +213,10 @@ def _blank(match: re.Match[bytes]) -> bytes:
     return b"_" * len(match[0])
 
 
+def _star_quoted(match: re.Match[bytes]) -> bytes:
+    return match[0] if match[0].startswith(b"\\") else b"*" * len(match[0])
+
+
 def _without_quoted(value: bytes) -> bytes:
     """Blank the quoted strings: what separates there, separates in the value."""
     return _QUOTED_ANYWHERE.sub(_blank, value) if b'"' in value else value
@@ -325,7 +329,7 @@ def _tag_of(value: bytes) -> str:
 def _nobody_with_tag(value: bytes, tag: str) -> bytes:
     """An address that says nothing but its tag."""
     found = b""
-    for limit in (len(value), sip.MAX_VALUE):
+    for limit in (sip.MAX_VALUE, len(value)):  # the parser has a limit for unusual values alone
         blanked = _without_quoted(value[:limit])
         opening = blanked.find(b"<")
         end = blanked.find(b">", opening) if opening >= 0 else blanked.find(b";")
@@ -653,14 +657,14 @@ class Mask:
 
     def rough(self, text: bytes) -> bytes:
         """Blank in bytes of unknown sense whatever may be a user or, in quotes, a name."""
+        if self._people and text.count(b"@") + text.count(b'"') > MAX_ADDRESSES:
+            return _starred(text)
         if self.users:
-            if text.count(b"@") > MAX_ADDRESSES:
-                return _starred(text)
             text = self.text(text, stars=True)
             text = _BEFORE_AT.sub(lambda run: _stars(run[1]) + run[2] if run[2] else run[0], text)
             text = _LONG_NUMBER.sub(_star_all, text)
         if self.names:
-            text = _QUOTED.sub(_star_all, text)
+            text = _QUOTED_ANYWHERE.sub(_star_quoted, text)
         return text
 
     # -- payloads
@@ -944,8 +948,11 @@ class _Head:
 
     def later_quoted(self, value: bytes) -> bytes:
         """A header that has in quotes what is for people; the rest is for machines."""
+        self._left -= value.count(b'"')
+        if self._left < 0:
+            return _starred(value)
         if b'"' in value:
-            value = _QUOTED.sub(lambda quoted: self.free(quoted[0]), value)
+            value = _QUOTED_ANYWHERE.sub(lambda quoted: self.free(quoted[0]), value)
         return self._mask.text(value)
 
     def free(self, text: bytes) -> bytes:
@@ -976,6 +983,8 @@ class _Head:
         return seen[0] + after
 
     def _list(self, value: bytes) -> bytes:
+        if len(value) > sip.MAX_VALUE:
+            return self.blank(value)
         blanked = _without_quoted(value)
         separated = _ANGLED.sub(_blank, blanked) if b"<" in blanked else blanked
         masked: list[bytes] = []

@@ -63,6 +63,17 @@ def test_a_call_whose_invites_were_seen_after_all_missed_nothing() -> None:
     assert marks_of(call) == ("rebuilt",)
 
 
+def test_the_callees_reinvite_does_not_make_a_call_one_that_was_met_in_its_middle() -> None:
+    call = _call(
+        "0.0 A>B INVITE 1/INVITE b1 a -",
+        "1.0 B>A 200 1/INVITE b1 a x",
+        "2.0 B>A INVITE 7/INVITE b7 x a",
+        "2.1 A>B 200 7/INVITE b7 x a",
+    )
+    call.marks = ("warming",)
+    assert marks_of(call) == ()
+
+
 def test_a_marked_record_has_each_flag_once_and_sorted() -> None:
     record = marked(play(FORWARDED).call(), 3, ("warming", "no_response"))
     assert (record.revision, record.flags) == (3, ("no_response", "warming"))

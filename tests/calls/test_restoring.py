@@ -1,7 +1,10 @@
 import itertools
+import random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flows import ANSWERED, CALLER_BYE, FLOWS, PARENTS, SCENARIOS, flow
 from lives import Life, Tables
@@ -89,6 +92,38 @@ def test_a_flow_cut_by_a_restart_anywhere_leaves_the_rows_of_one_that_was_not(
             assert expected == tables.said(), case
             assert life.pipeline.calls.live == [0, 0, 0], case
             assert len(life.pipeline.calls) == 0, case
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_no_number_of_lives_and_no_loss_leaves_two_rows_for_one_call(seed: int) -> None:
+    rng = random.Random(seed)
+    _, lines = rng.choice(ALL)
+    arrivals = sorted((Line.of(text).at + rng.choice((0.0, 0.0, rng.random() * 5)), text)
+                      for text in lines for _ in range(rng.choice((1, 1, 2))))  # fmt: skip
+    life, rebuilt = Life(Tables()), True
+    for at, text in arrivals:
+        if rng.random() < 0.25:
+            if not rebuilt:
+                life.rebuild(own_rows=rng.random() < 0.5)
+            if rng.random() < 0.5:
+                life.stop()
+            elif lost := rng.randrange(3):
+                del life.tables.messages[max(1, len(life.tables.messages) - lost) :]
+            life, rebuilt = Life(life.tables, life.now + 0.001), False
+            life.pipeline.calls.hold_partials_until = rng.choice((None, life.now + 60.0))
+        if not rebuilt and rng.random() < 0.4:
+            life.rebuild(own_rows=rng.random() < 0.5)
+            rebuilt = True
+        life.hear(text, at=max(at, life.now), parents=PARENTS)
+    if not rebuilt:
+        life.run_until(life.now + rng.choice((0.0, 1.0, 20.0)))
+        life.rebuild()
+    life.run_out()
+    names = [(call.call_id, call.from_tag) for call in life.tables.calls()]
+    assert len(names) == len(set(names))
+    assert life.pipeline.calls.live == [0, 0, 0]
+    assert len(life.pipeline.calls) == 0
 
 
 def _life(*lines: str, tables: Tables | None = None, began: float = 0.0) -> Life:

@@ -38,6 +38,10 @@ BENCH = Path(__file__).parents[1] / "bench"
 TICKS = os.sysconf("SC_CLK_TCK")
 SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
 RECEIVE_BUFFER = 64 * 2**20
+QUIET = 3.0
+"""Seconds without a change after which all is told: a call closes 2 s after its last message."""
+QUIET_AFTER_KILLS = 10.0
+"""The same while a sidecar may look for what its earlier life left open."""
 KEEP = "CHAOS_KEEP"
 """The environment variable that leaves a lab's folder where it is, for its logs."""
 START_LIMIT = 120.0
@@ -510,14 +514,12 @@ class Sidecar:
         """All that it wrote to standard error, in all lives."""
         return self.err.read_text(errors="replace")
 
-    def settle(self, limit: float, database: Database | None = None) -> dict[str, Any]:
-        """Wait until nothing is on its way any more; returns the ledger, settled or not.
-
-        A call closes 2 s after its last message, and its record takes a batch: so quiet is what
-        did not change for 5 s.
-        """
+    def settle(
+        self, limit: float, database: Database | None = None, quiet: float = QUIET
+    ) -> dict[str, Any]:
+        """Wait until nothing is on its way any more; returns the ledger, settled or not."""
         deadline = time.monotonic() + limit
-        last: dict[str, Any] = {}
+        last: list[Any] = []
         since = time.monotonic()
         while True:
             self.tend()
@@ -528,11 +530,13 @@ class Sidecar:
             except (OSError, http.client.HTTPException, ValueError):
                 said = {}
             now = time.monotonic()
-            if said != last or not said or said["waiting"] or said.get("spooled"):
-                last, since = said, now
-            if (said and now - since >= 5.0) or now > deadline:
+            state = [said.get(side) for side in ("received", "stored", "refused", "rows_stored")]
+            moving = not said or said["waiting"] or said.get("spooled")
+            if moving or any(said["rows_waiting"].values()) or state != last:
+                last, since = state, now
+            if (said and now - since >= quiet) or now > deadline:
                 return said
-            time.sleep(0.5)
+            time.sleep(0.25)
 
 
 def tail(path: Path, lines: int = 30) -> str:

@@ -92,7 +92,8 @@ def run(wanted: argparse.Namespace) -> Result:
             sent = load.said()
             progress(f"sent {sent['sent']}; waiting for the rest to be stored")
             began = time.monotonic()
-            said = sidecar.settle(wanted.settle_seconds, database)
+            quiet = lab.QUIET_AFTER_KILLS if wanted.sidecar_kills else lab.QUIET
+            said = sidecar.settle(wanted.settle_seconds, database, quiet)
             result.note(
                 settled_seconds=round(time.monotonic() - began, 1),
                 spool_most_packets=watch.most("spooled"),

@@ -294,7 +294,7 @@ def test_leftovers_of_a_crash_go_and_what_is_not_ours_is_left_alone(tmp_path: Pa
     strange = [
         "1-7-calls.pgcopy.old", "1-07-calls.pgcopy", "01-7-calls.pgcopy", "1-7-7-calls.pgcopy",
         "1-7-users.pgcopy", "1-7-calls.pgcopy\n", "2-7-calls.pgcopy.tmp", "notes.txt",
-        "1-1000000000000000000-calls.pgcopy", "1-7-calls.pgcopy.bad.tmp", "x1-7-calls.pgcopy",
+        "1-9000000000000000000-calls.pgcopy", "1-7-calls.pgcopy.bad.tmp", "x1-7-calls.pgcopy",
     ]  # fmt: skip
     for name in strange:
         (tmp_path / name).write_bytes(b"not ours")

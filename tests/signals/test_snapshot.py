@@ -176,6 +176,7 @@ def test_a_sidecar_that_does_its_work_has_no_failing_check() -> None:
         ("memory", {"memory": MemoryFigures(99, 100, 1.0)}, {"memory": MemoryFigures(100, 100, 1)}),
         ("default_partition_rows", {"default_rows": {"calls": 0}}, {"default_rows": {"calls": 1}}),
         ("warming", {"warming": False}, {"warming": True}),
+        ("rebuilding", {"rebuilding": False}, {"rebuilding": True}),
     ],
 )
 def test_each_check_fails_alone_at_its_limit(

@@ -23,8 +23,16 @@ def hashes(records: Sequence[CallRecord | AttemptRecord]) -> dict[Key, int]:
 
 
 def marks_of(call: Call) -> tuple[str, ...]:
-    """The flags for how a call came to be known; one whose INVITEs were all seen missed nothing."""
-    if "warming" in call.marks and call.legs and all(leg.invite for leg in call.legs.values()):
+    """The flags for how a call came to be known; one whose first INVITE was seen missed nothing."""
+    if "warming" not in call.marks:
+        return call.marks
+    first: dict[str, int] = {}
+    for leg in call.legs.values():
+        if leg.invite:
+            first[leg.from_tag] = min(leg.cseq, first.get(leg.from_tag, leg.cseq))
+    # A re-INVITE is no leg's first INVITE: only what precedes those that were seen was missed.
+    missed = any(leg.cseq < first.get(leg.from_tag, 0) for leg in call.legs.values())
+    if first and not missed:
         return tuple(mark for mark in call.marks if mark != "warming")
     return call.marks
 

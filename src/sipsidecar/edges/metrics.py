@@ -120,6 +120,11 @@ class FiguresCollector(Collector):
         yield _gauge(
             "warming", "1 shortly after a start: calls may lack their beginning", figures.warming
         )
+        yield _gauge(
+            "rebuilding",
+            "1 while calls that an earlier life left open are taken up",
+            figures.rebuilding,
+        )
         if memory is not None:
             yield _gauge("memory_used_bytes", "Resident memory", memory.used_bytes)
             yield _gauge("memory_ceiling_bytes", "limits.memory_bytes", memory.ceiling_bytes)

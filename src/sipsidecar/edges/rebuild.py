@@ -18,7 +18,7 @@ from sipsidecar.calls.restoring import StoredRow
 from sipsidecar.pipeline import Pipeline, Restored
 from sipsidecar.wire import hep
 
-CHUNK = 100
+CHUNK = 500
 """Call-IDs per question."""
 MAX_ROWS = 5000
 """Messages per answer; a Call-ID alone that has more is one of a flood, and keeps its first ones."""

@@ -53,10 +53,11 @@ _START = len(HEADER)
 _PEEK = 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NAME = re.compile(
-    rf"([0-9]{{1,10}})-([0-9]{{1,18}})(?:-([0-9]{{1,18}}))?-({'|'.join(TABLES)})\.pgcopy"
+    rf"([0-9]{{1,10}})-([0-9]{{1,19}})(?:-([0-9]{{1,19}}))?-({'|'.join(TABLES)})\.pgcopy"
     r"(\.tmp|\.bad)?"
 )
-"""Eighteen digits fit in the ledger's column, whoever made the file."""
+_HIGHEST = 1 << 62
+"""Numbers from here on are not ours: they would leave none for later batches."""
 
 
 class _Seal(msgspec.Struct, frozen=True):
@@ -330,7 +331,7 @@ class SpoolFolder:
                 continue
             sequence, table, suffix = int(match[2]), match[4], match[5] or ""
             place = int(match[3] or sequence)
-            if name != self._name(place, sequence, table) + suffix:
+            if name != self._name(place, sequence, table) + suffix or sequence >= _HIGHEST:
                 continue
             self.highest = max(self.highest, sequence, place)
             if suffix == _TEMPORARY:

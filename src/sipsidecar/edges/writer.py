@@ -104,7 +104,7 @@ class Writer:
     async def run(self) -> None:
         """Write what becomes due, until `drain` was called and nothing waits any more."""
         self.begin(0)
-        self._replayed_at = self._clock()
+        self._replayed_at = self._away_since = self._clock()
         if self._behind:
             self._said_behind = True
             log.info("%d batches of an earlier life are on disk, to be stored", self._on_disk)
@@ -289,7 +289,7 @@ class Writer:
             while not attempt.done() and not self._overdue(started, live=live):
                 await asyncio.wait({attempt}, timeout=GLANCE)
                 now = self._clock()
-                waits = live or (self.up and not self._slow(now - started))
+                waits = live or attempt.done() or (self.up and not self._slow(now - started))
                 if not waits and self._waiting.due(now, self._pace()):
                     await self._aside()
         finally:

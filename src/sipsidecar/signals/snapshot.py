@@ -178,6 +178,8 @@ class Figures(msgspec.Struct, frozen=True):
     """Capture id to the name that the configuration gives it; only these may label a metric."""
     warming: bool = False
     """The sidecar started a short while ago: calls may lack their beginning."""
+    rebuilding: bool = False
+    """Calls that an earlier life left open are not all followed again yet."""
     memory: MemoryFigures | None = None
     http_events: dict[str, int] = {}
 
@@ -265,5 +267,6 @@ def health(figures: Figures) -> tuple[Check, ...]:
             required=False,
         ),
         Check("ledger_balance", ledger["balance"] == 0, ledger["balance"], 0),
+        Check("rebuilding", not figures.rebuilding, int(figures.rebuilding), 0, required=False),
         Check("warming", not figures.warming, int(figures.warming), 0, required=False),
     )

@@ -462,6 +462,39 @@ async def test_a_time_that_no_partition_can_have_stays_in_the_default_one(
     assert (report.default_rows, report.default_left, report.moved) == ({"pings": 4}, 4, 0)
 
 
+async def test_opening_moves_no_rows_and_cannot_fail_for_their_number(
+    database: str, empty: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = real_now()
+    await empty.write(1, {"calls": [call_row(received_at=now)]})
+    async with sql(database) as connection:
+        for limit in (5, 0.000_001):
+            monkeypatch.setattr(keeping, "_START_STATEMENT_SECONDS", limit)
+            empty._drop()
+            await empty.write(2, {"messages": [message(received_at=now)]})
+            assert (await rows_in(connection, "calls"))[0][0] == "calls_default"
+        assert (await rows_in(connection, "messages"))[0][0] != "messages_default"
+        report = await empty.maintain(now)
+        assert (report.moved, report.default_left) == (1, 0)
+
+
+async def test_a_move_that_takes_too_long_is_left_for_the_next_round(
+    database: str, empty: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await empty.write(1, {"calls": [call_row(f"{n}") for n in range(2000)]})
+    async with sql(database) as connection:
+        await connection.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(1); RETURN OLD; END $$; CREATE TRIGGER slow "
+            "BEFORE DELETE ON calls_default FOR EACH ROW EXECUTE FUNCTION slow()"
+        )
+        monkeypatch.setattr(keeping, "_ROUND_STATEMENT_SECONDS", 0.3)
+        report = await empty.maintain(NOON)
+        assert (report.moved, report.postponed, report.default_left) == (0, 3, 2000)
+        await connection.execute("DROP TRIGGER slow ON calls_default")
+        assert (await empty.maintain(NOON)).moved == 2000
+
+
 async def test_rows_move_while_more_of_the_same_hour_arrive(database: str, empty: Postgres) -> None:
     await empty.write(0, {"messages": [message()] * 2000})
     done = asyncio.Event()

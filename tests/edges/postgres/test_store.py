@@ -6,6 +6,7 @@ import signal
 import string
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,32 @@ async def test_no_table_breaks_the_rules_of_distribution_by_call(database: str) 
     assert all("(call_id, " in text and "received_at" in text for text in primary.values())
     assert not [text for _, kind, text in keys if kind in (b"f", b"u")]
     assert (nullable, counters) == (0, 0)
+
+
+async def test_a_database_of_the_first_version_goes_on_with_its_rows(database: str) -> None:
+    async with sql(database) as connection:
+        await connection.execute(storing._migrations()[1])
+        await connection.execute("INSERT INTO sipsidecar_schema VALUES (1)")
+        today = datetime.now(UTC).date()
+        await connection.execute(
+            f"CREATE TABLE messages_p{today:%Y%m%d} PARTITION OF messages FOR VALUES "
+            f"FROM ('{today} 00:00:00+00') TO ('{today + timedelta(days=1)} 00:00:00+00')"
+        )
+        await connection.execute(
+            "INSERT INTO messages (received_at, sequence, node_id, kind, payload) "
+            "VALUES (now(), 7, 1, 1, 'x'); INSERT INTO ingest_batch VALUES (1, 41, now(), 1)"
+        )
+        async with store(database) as opened:
+            assert opened.first_sequence == 42
+            now = time.time_ns() // 1000
+            fresh = message(sequence=8, received_at=now, agent_ip="10.9.9.9")
+            await opened.write(42, {"messages": [fresh]}, life=5)
+            assert (await opened.maintain(now)).postponed == 0
+        found = await connection.fetch(
+            "SELECT sequence, agent_ip, tableoid::regclass::text FROM messages ORDER BY 1"
+        )
+        table = f"messages_p{today:%Y%m%d}"
+        assert [tuple(row) for row in found] == [(7, None, table), (8, "10.9.9.9", table)]
 
 
 async def test_a_newer_schema_is_refused_and_both_versions_are_named(database: str) -> None:
@@ -724,6 +751,21 @@ async def test_a_write_that_is_cancelled_stores_nothing_and_can_be_sent_again(
         assert await connection.fetchval("SELECT count(*) FROM messages") == 0
         await opened.write(1, {"messages": [message()]})
         assert await connection.fetchval("SELECT count(*) FROM messages") == 1
+
+
+async def test_what_a_dropped_connection_was_waiting_for_does_not_keep_the_node_id(
+    database: str,
+) -> None:
+    async with store(database, node_wait_s=5) as opened, sql(database) as connection:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+            writing = asyncio.create_task(opened.write(1, {"messages": [message()]}))
+            await blocked_backend(connection)
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            assert await opened.write(2, {"calls": [call_row()]}) == Written()
+    assert await count(database, "messages") == 0
 
 
 async def test_a_statement_that_takes_too_long_is_an_outage(database: str) -> None:

@@ -6,9 +6,10 @@ import errno
 import logging
 import socket
 import ssl
+import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -40,7 +41,7 @@ SWEEP = 1.0
 SAY_EVERY = 60.0
 """Seconds between two log lines of one kind."""
 PACE = 3
-"""Pages may take one part of the loop's time for so many that they leave to capture."""
+"""Pages may take one part of the loop's time for so many that they leave to others."""
 MAX_SENDING = 16 * 2**20
 """Bytes of answers that clients have not taken yet; with more, only probes are answered."""
 CLOSE_SECONDS = 0.5
@@ -50,6 +51,32 @@ log = logging.getLogger("sipsidecar.http")
 
 class HttpError(OSError):
     """A listener that cannot be had; the message is one line that says what to do."""
+
+
+class Line:
+    """Requests one after the other, each in its own turn of the loop.
+
+    However many ask at one moment, capture has the loop between any two of them, and for `pace`
+    times as long as one took.
+    """
+
+    def __init__(self, pace: float) -> None:
+        self._pace = pace
+        self._lock = asyncio.Lock()
+        self._free_at = 0.0
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn; nothing may be awaited in it, or one client would keep the others."""
+        async with self._lock:
+            # not the loop's clock: uvloop's stands still during a turn
+            await asyncio.sleep(max(self._free_at - time.monotonic(), 0))
+            began = time.monotonic()
+            try:
+                yield
+            finally:
+                ended = time.monotonic()
+                self._free_at = ended + self._pace * (ended - began)
 
 
 class HttpServer:
@@ -84,8 +111,7 @@ class HttpServer:
         self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._wildcard = False
-        self._turn = asyncio.Lock()
-        self._free_at = 0.0
+        self._line, self._probe_line = Line(PACE), Line(0)
         self._sending = 0
         self._said: Counter[str] = Counter()
         self._say_at: dict[str, float] = {}
@@ -231,42 +257,39 @@ class HttpServer:
         return response
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.Response:
+        page = self._pages.get(request.path)
+        line = self._probe_line if page is not None and page.probe else self._line
         try:
-            found = self._find(request)
-            if isinstance(found, web.Response):
-                return found
-            page, role = found
-            if page.method == "POST":
-                refusal = await self._refuse_body(request, connection)
-                if refusal is not None:
-                    return refusal
-            if not page.paced:
-                return page.make(request, role)
-            return await self._paced(page, request, role)
+            async with line.turn():
+                found = self._find(request, page)
+                if isinstance(found, web.Response):
+                    return found
+                page, role = found
+                if page.method == "GET":
+                    return self._make(page, request, role)
+            refusal = await self._refuse_body(request, connection)
+            if refusal is not None:
+                return refusal
+            async with line.turn():
+                return self._make(page, request, role)
         except (ConfigError, TlsError) as error:
             return error_response(422, str(error))
         except Exception as error:  # noqa: BLE001 -- whatever it is, the client gets no traceback
             self._trouble(error)
             return error_response(500, "this page failed: look into the sidecar's log")
 
-    async def _paced(self, page: Page, request: web.BaseRequest, role: Role) -> web.Response:
-        """Make one page at a time, and leave the loop to others for longer than it took."""
-        async with self._turn:
-            await asyncio.sleep(max(self._free_at - self._loop.time(), 0))
-            if self._sending > MAX_SENDING:
-                self.counters["refused-busy"] += 1
-                busy = error_response(503, "too many slow clients: ask again in a second")
-                busy.headers["Retry-After"] = "1"
-                return busy
-            began = self._loop.time()
-            try:
-                return page.make(request, role)
-            finally:
-                ended = self._loop.time()
-                self._free_at = ended + PACE * (ended - began)
+    def _make(self, page: Page, request: web.BaseRequest, role: Role) -> web.Response:
+        if self._sending <= MAX_SENDING or page.probe:
+            return page.make(request, role)
+        self.counters["refused-busy"] += 1
+        busy = error_response(503, "too many slow clients: ask again in a second")
+        busy.headers["Retry-After"] = "1"
+        return busy
 
-    def _find(self, request: web.BaseRequest) -> tuple[Page, Role] | web.Response:
-        """Find the page and the asker's role, or refuse."""
+    def _find(
+        self, request: web.BaseRequest, page: Page | None
+    ) -> tuple[Page, Role] | web.Response:
+        """Find that there is such a page and the asker's role, or refuse."""
         access, headers = self.access, request.headers
         if not request.raw_path.startswith("/"):
             return error_response(400, "ask for a path that begins with /")
@@ -279,7 +302,6 @@ class HttpServer:
         )
         if refusal is not None:
             return self._refused(refusal, request)
-        page = self._pages.get(request.path)
         role = access.role_of(headers)
         needs = Role.READ if page is None else page.needs
         refusal = access.refuse_role(role, needs, headers)

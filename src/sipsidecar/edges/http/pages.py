@@ -24,8 +24,8 @@ class Page(msgspec.Struct, frozen=True):
     make: Callable[[web.BaseRequest, Role], web.Response]
     needs: Role = Role.READ
     method: str = "GET"
-    paced: bool = True
-    """It costs the loop enough that many at a time would keep it from its work."""
+    probe: bool = False
+    """It is cheap, and answered whatever others ask for."""
 
 
 class Pages:
@@ -47,13 +47,13 @@ class Pages:
             "/": Page("this list", self._index),
             "/metrics": Page("Prometheus text or OpenMetrics", self._metrics),
             "/health/live": Page(
-                "200 while the process answers", self._health_live, nobody, paced=False
+                "200 while the process answers", self._health_live, nobody, probe=True
             ),
             "/health/ready": Page(
                 "200 while it does its work, else 503; each check with its reading",
                 self._health_ready,
                 nobody,
-                paced=False,
+                probe=True,
             ),
             "/v1/calls/live": Page("calls that are live now (?limit=100)", self._calls_live),
             "/v1/agents": Page(

@@ -30,8 +30,10 @@ DAY_US = 24 * HOUR_US
 
 _PARTITION_LOCK, _MAINTENANCE_LOCK = 0x5349_5002, 0x5349_5004
 _DDL_LOCK_TIMEOUT_MS = 2000
-_MOVE_SECONDS = 600.0
-"""Longest move of rows out of a DEFAULT partition: for so long readers of that table may wait."""
+_ROUND_STATEMENT_SECONDS = 600.0
+"""Longest step of a round: for so long may rows move, and readers of their table wait for them."""
+_START_STATEMENT_SECONDS = 5
+"""The same before the first write, which moves nothing: a large DEFAULT partition must not stop it."""
 _COUNT_CAP = 100_001  # of the rows in a DEFAULT partition: a number, not a scan of everything
 _REPAIRS_PER_ROUND = 64
 _MAINTENANCE_DAYS = 30
@@ -46,6 +48,7 @@ _IN_THE_WAY = (
     asyncpg.CheckViolationError,
     asyncpg.DuplicateTableError,
     asyncpg.InvalidObjectDefinitionError,
+    asyncpg.QueryCanceledError,  # it took too long
 )
 
 log = logging.getLogger("sipsidecar.postgres")
@@ -149,8 +152,11 @@ class _Made:
         self.made = self.moved = self.postponed = 0
 
 
-async def make_partitions(connection: Connection, now_us: int) -> _Made:
-    """Make the periods around now that are missing, and those missed while nobody made any."""
+async def make_partitions(connection: Connection, now_us: int, *, move: bool) -> _Made:
+    """Make the periods around now that are missing, and those missed while nobody made any.
+
+    Without `move`, periods with rows in the DEFAULT partition are left for maintenance.
+    """
     made = _Made()
     for table in TABLES:
         step = _step(table)
@@ -162,7 +168,7 @@ async def make_partitions(connection: Connection, now_us: int) -> _Made:
         if older:
             first = max(int(max(older)) // step - this, -back)
         wanted = [(this + offset) * step for offset in range(first, last + 1)]
-        await _make(connection, table, wanted, present, made)
+        await _make(connection, table, wanted, present, made, move=move)
     return made
 
 
@@ -172,6 +178,8 @@ async def _make(
     wanted: Iterable[int],
     present: Sequence[Partition],
     made: _Made,
+    *,
+    move: bool = True,
 ) -> None:
     step = _step(table)
 
@@ -183,38 +191,41 @@ async def _make(
         try:
             async with _altering(connection):
                 if not covered(low, await list_partitions(connection, table)):
-                    made.moved += await _make_partition(connection, table, low)
+                    made.moved += await _make_partition(connection, table, low, move=move)
                     made.made += 1
         except _IN_THE_WAY as error:  # its rows wait in the DEFAULT partition
             made.postponed += 1
-            if isinstance(error, asyncpg.LockNotAvailableError):
-                made.postponed += len(missing) - done - 1  # would wait for the same lock
+            if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
+                made.postponed += len(missing) - done - 1  # would wait for the same
                 return
 
 
-async def _make_partition(connection: Connection, table: str, low_us: int) -> int:
-    """Make one period with the rows of it that wait in the DEFAULT partition; return how many."""
+async def _make_partition(
+    connection: Connection, table: str, low_us: int, *, move: bool = True
+) -> int:
+    """Make one period, with its rows in the DEFAULT partition moved there; return how many."""
     name = _name(table, low_us)
     low, high = _bounds(low_us, low_us + _step(table))
+    moved = 0
     # LIKE and ATTACH let writers go on, where PARTITION OF would stop them. Rows of this period in
-    # the DEFAULT partition would forbid the ATTACH, so no more may come; the locks from the parent
-    # down, as everybody takes them.
+    # the DEFAULT partition forbid the ATTACH, so no more may come while they move; the locks from
+    # the parent down, as everybody takes them.
     await connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL EXCLUDING COMMENTS)")
     await connection.execute(f"LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE")
     await connection.execute(f"LOCK TABLE {table}_default IN ACCESS EXCLUSIVE MODE")
-    limit_ms = str(int(_MOVE_SECONDS * 1000))
-    await connection.execute("SELECT set_config('statement_timeout', $1, true)", limit_ms)
-    status = await connection.execute(
-        f"WITH moved AS (DELETE FROM {table}_default "  # noqa: S608
-        f"WHERE received_at >= {low} AND received_at < {high} RETURNING *) "
-        f"INSERT INTO {name} SELECT * FROM moved",
-        timeout=_MOVE_SECONDS,
-    )
+    if move:
+        status = await connection.execute(
+            f"WITH moved AS (DELETE FROM {table}_default "  # noqa: S608
+            f"WHERE received_at >= {low} AND received_at < {high} RETURNING *) "
+            f"INSERT INTO {name} SELECT * FROM moved"
+        )
+        moved = int(status.split()[-1])
+    else:
+        await connection.execute(f"SET LOCAL statement_timeout = '{_START_STATEMENT_SECONDS}s'")
     await connection.execute(
-        f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({low}) TO ({high})",
-        timeout=_MOVE_SECONDS,
+        f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({low}) TO ({high})"
     )
-    return int(status.split()[-1])
+    return moved
 
 
 async def _drop(connection: Connection, names: Sequence[str]) -> int:
@@ -301,6 +312,7 @@ async def _shrink(connection: Connection, now_us: int, max_bytes: int) -> tuple[
 
 async def maintain(settings: PostgresSettings, now_us: int, interval_s: float) -> Maintained:
     """Run one round, or skip it when another sidecar's will do. Raises what asyncpg raises."""
+    settings = msgspec.structs.replace(settings, statement_timeout_s=_ROUND_STATEMENT_SECONDS)
     async with session(settings, "sipsidecar maintenance") as connection:
         # The session holds it, and it goes with the connection however that ends.
         alone = await connection.fetchval("SELECT pg_try_advisory_lock($1, 0)", _MAINTENANCE_LOCK)
@@ -341,7 +353,7 @@ async def _recently(connection: Connection, node_id: int, seconds: float) -> boo
 
 async def _round(connection: Connection, settings: PostgresSettings, now_us: int) -> Maintained:
     waiting = await _count_defaults(connection)
-    made = await make_partitions(connection, now_us)
+    made = await make_partitions(connection, now_us, move=True)
     cutoffs = {
         table: now_us - days * DAY_US
         for table, days in settings.retention_days.items()

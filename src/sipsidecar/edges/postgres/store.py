@@ -49,7 +49,7 @@ _OLDEST_SERVER = 15
 
 # The search for bad rows ends after so many COPYs, or seconds, of one batch; what is still mixed
 # by then is taken as bad. Halves are tried level by level, so that it is in small pieces by then.
-_SALVAGE_COPIES = 2048
+_SALVAGE_COPIES = 4096
 _SALVAGE_SECONDS = 20.0
 
 
@@ -143,7 +143,7 @@ class Postgres:
             await _notice_lost_client(connection)
             await _become_node(connection, node_id, self.settings.node_wait_s)
             await _migrate(connection)
-            await make_partitions(connection, time.time_ns() // 1000)
+            await make_partitions(connection, time.time_ns() // 1000, move=False)
             await self._learn_sequence(connection)
         except BaseException:
             connection.terminate()
