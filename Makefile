@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-HOURS ?= 1
+HOURS ?= 6
 CALLS ?= 1000
 
-.PHONY: help run demo test check live fuzz bench clean
+.PHONY: help run demo test check live fuzz bench chaos soak clean
 
 help:
 	@echo "make run      start the sidecar: HEP on 127.0.0.1:9060, HTTP on 127.0.0.1:9080"
@@ -15,6 +15,8 @@ help:
 	@echo "make live     1,000 SIPp calls through a real Kamailio (CALLS=1000)"
 	@echo "make fuzz     a coverage-guided minute per parser (SECONDS=60)"
 	@echo "make bench    load generator against a fresh sidecar: loss, CPU, memory"
+	@echo "make chaos    an hour and a half of faults, floods and attacks; the table goes to OUT"
+	@echo "make soak     HOURS=6 of steady load: does memory grow; the table goes to OUT"
 	@echo "make clean    remove the virtual environment and caches"
 	@echo "ARGS=... is handed on: make run ARGS='--hep 127.0.0.1:9061'"
 
@@ -68,6 +70,24 @@ fuzz: .venv/test
 bench: .venv/run
 	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }
 	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+OUT ?= $(or $(TMPDIR),/tmp)/sipsidecar-$@.txt
+CHAOS := PYTHONPATH=tests $(BIN)/python -m
+# Each is a script of tests/chaos with its flags; they share no state, and one that fails stops none.
+chaos: .venv/test
+	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }
+	@rm -f "$(OUT)"; failed=0; \
+	for each in storage "storage --sidecar-kills 5" "storage --sidecar-kills 5 --write-ahead" \
+		disk flood hostile pair "soak --hours 0.5"; do \
+		echo "== $$each"; $(CHAOS) chaos.$$each --out "$(OUT)" $(ARGS) || failed=1; \
+	done; \
+	echo "== the results are in $(OUT)"; exit $$failed
+
+soak: .venv/test
+	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }
+	@rm -f "$(OUT)"
+	$(CHAOS) chaos.soak --hours $(HOURS) --table "$(OUT).readings" --out "$(OUT)" $(ARGS)
+	@echo "the results are in $(OUT) and $(OUT).readings"
 
 clean:
 	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info

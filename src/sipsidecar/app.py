@@ -54,6 +54,11 @@ from sipsidecar.signals.snapshot import (
 
 TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
+TIMER_SECONDS = 0.004
+"""Time that closing calls takes at once: who waits for HTTP meanwhile waits that long."""
+YOUNG = 10_000
+"""Objects between young collections: each looks at so many, which takes some milliseconds."""
+WHOLE_COLLECTION_EVERY = 3600.0
 MEMORY_EVERY = 0.25
 RELEASE_EVERY = 10.0
 DRAIN_SECONDS = 30.0
@@ -115,12 +120,14 @@ def postgres_settings(config: Config, dsn: str) -> PostgresSettings:
     """How to write to the database: tables' ages and sizes, and as which node."""
     retention = config.retention
     days = {table: getattr(retention, f"{table}_days") for table in WORTH}
+    # A batch on disk whose row in the ledger was gone would be stored a second time.
+    ledger_days = max(*days.values(), int(config.spool.max_age_hours / 24) + 2)
     return PostgresSettings(
         dsn=dsn,
         password=config.database.password,
         node_id=config.node.id,
         retention_days=days,
-        ledger_days=max(days.values()),
+        ledger_days=ledger_days,
         max_bytes=retention.max_bytes,
     )
 
@@ -188,7 +195,7 @@ class Sidecar:
         self._tasks: list[asyncio.Task[None]] = []
         self._lags: list[tuple[float, float]] = []
         self._governor = Governor(config.limits.memory_bytes)
-        self._memory_at = self._release_at = 0.0
+        self._memory_at = self._release_at = self._whole_at = 0.0
         self._maintained: Maintained | None = None
         self._rebuilding = bool(config.calls.rebuild_seconds and database.store_messages)
         self._hinted: set[str] = set()
@@ -208,7 +215,8 @@ class Sidecar:
         # What lives from here on dies young or stays: keep the collector away from the rest.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 50, 100)
+        gc.set_threshold(YOUNG, 1_000_000, 1_000_000)
+        self._whole_at = self._loop.time() + WHOLE_COLLECTION_EVERY
 
     async def _open(self) -> None:
         config = self.config
@@ -224,7 +232,8 @@ class Sidecar:
         else:
             self._embedded = EmbeddedPostgres(data_directory(config), binaries=binaries_of(config))
             self.dsn = await self._embedded.start()
-        if config.spool.max_bytes:
+        # Without room it takes nothing, but what an earlier life left there is stored.
+        if config.spool.max_bytes or spool_directory(config).is_dir():
             spool = Spool(
                 spool_directory(config),
                 config.node.id,
@@ -369,7 +378,7 @@ class Sidecar:
 
     async def _tick(self) -> None:
         """Timers of calls, memory, and how late the loop is."""
-        loop, pipeline = self._loop, self.pipeline
+        loop = self._loop
         due = loop.time() + TIMER_TICK
         while True:
             await asyncio.sleep(max(due - loop.time(), 0))
@@ -377,18 +386,37 @@ class Sidecar:
             self._lags.append((now, now - due))
             while self._lags[0][0] < now - LAG_WINDOW:
                 self._lags.pop(0)
-            timer = pipeline.next_timer()
-            behind = False
-            if timer is not None and timer <= now:
-                pipeline.handle_timer(now)
-                self._after_turn()
-                timer = pipeline.next_timer()
-                behind = timer is not None and timer <= now
+            behind = self._close_due(now)
             if now >= self._memory_at:
                 self._memory_at = now + MEMORY_EVERY
                 self._govern(now)
+                self._collect(now)
             self._hint()
-            due = loop.time() + (0.002 if behind else TIMER_TICK)
+            due = loop.time() + (0.0 if behind else TIMER_TICK)
+
+    def _close_due(self, now: float) -> bool:
+        """Close the calls that are due, for a short while; returns whether there are more."""
+        pipeline, until = self.pipeline, time.monotonic() + TIMER_SECONDS
+        while (timer := pipeline.next_timer()) is not None and timer <= now:
+            if time.monotonic() >= until:
+                return True
+            pipeline.handle_timer(now)
+            self._after_turn()
+        return False
+
+    def _collect(self, now: float) -> None:
+        """Keep the garbage collector away from what lives long: thousands of calls at a time.
+
+        What lives is set aside every second, so a young collection looks at young objects alone.
+        What became garbage in a cycle after that is found by the whole collection, once in a while.
+        """
+        if now >= self._whole_at:
+            self._whole_at = now + WHOLE_COLLECTION_EVERY
+            gc.unfreeze()
+            gc.collect()
+        elif gc.get_count()[1]:
+            gc.collect(0)
+        gc.freeze()
 
     def _govern(self, now: float) -> None:
         """Keep the process under its memory ceiling by lowering what may be held."""

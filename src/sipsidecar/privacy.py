@@ -524,6 +524,7 @@ class Mask:
         self._seen_uri = functools.lru_cache(CACHED)(self._masked_uri)
         self._seen_name = functools.lru_cache(CACHED)(self._masked_name)
         self.address = functools.lru_cache(CACHED)(self._masked_address)
+        self._idle = not (self._dtmf or self._media_keys or users or names or bodies)
         self._handlers = self._handlers_by_name()
         self._heads_stay = not self._handlers
         self._other = _Head.later if self._people else None
@@ -550,13 +551,15 @@ class Mask:
 
     def user(self, text: str) -> str:
         """Give the token that stands for a user in records and rows; a token is its own."""
-        return self.token(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+        return self.token(text.encode("utf-8", "surrogateescape")).decode()
 
     def payload(self, kind: hep.Kind, payload: bytes) -> bytes:
         """Turn a payload of HEP into what may be kept of it. Never raises.
 
         What is sent as SIP is read as SIP, whether it is SIP or not.
         """
+        if self._idle:
+            return payload
         if kind is not _SIP:
             return self._foreign(kind, payload)
         # By far most messages hold neither DTMF nor a key: this is what they cost.
@@ -744,17 +747,21 @@ class Mask:
 
     def _garbage(self, payload: bytes) -> bytes:
         """Mask what has no start line: a part of a message, or anything."""
+        if self._media_keys:
+            payload = _hide_media_keys(payload)
+        if self._dtmf:
+            payload = _hide_named_digits(_SIGNAL.sub(_star_second, payload))
         blank = _BLANK_LINE.search(payload)
         end = blank.end() if blank else len(payload)
         lines = payload[:end].split(b"\n")
         if not any(_is_header(line) for line in lines[: sip.MAX_LINES]):
             end, lines = 0, []
         body = payload[end:]
-        if self._media_keys:
-            body = _hide_media_keys(body)
-        if self._dtmf:
-            body = _hide_named_digits(_SIGNAL.sub(_star_second, body))
-            if not lines and (_DIGITS_ALONE.fullmatch(body) or _CUT_DTMF.fullmatch(body)):
+        if self._dtmf and body:
+            kind, coding = _content_of(lines)
+            kind, coded = kind.partition(b";")[0].strip().lower(), coding not in _PLAIN
+            body = self._without_dtmf(kind, body, coded=coded, informs=True)
+            if not lines and _CUT_DTMF.fullmatch(body):
                 body = _starred(body)
         body = _starred(body) if self.bodies else self.rough(body)
         if lines and self._handlers:

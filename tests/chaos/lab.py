@@ -40,8 +40,6 @@ SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
 RECEIVE_BUFFER = 64 * 2**20
 QUIET = 3.0
 """Seconds without a change after which all is told: a call closes 2 s after its last message."""
-QUIET_AFTER_KILLS = 10.0
-"""The same while a sidecar may look for what its earlier life left open."""
 KEEP = "CHAOS_KEEP"
 """The environment variable that leaves a lab's folder where it is, for its logs."""
 START_LIMIT = 120.0
@@ -514,9 +512,7 @@ class Sidecar:
         """All that it wrote to standard error, in all lives."""
         return self.err.read_text(errors="replace")
 
-    def settle(
-        self, limit: float, database: Database | None = None, quiet: float = QUIET
-    ) -> dict[str, Any]:
+    def settle(self, limit: float, database: Database | None = None) -> dict[str, Any]:
         """Wait until nothing is on its way any more; returns the ledger, settled or not."""
         deadline = time.monotonic() + limit
         last: list[Any] = []
@@ -527,14 +523,15 @@ class Sidecar:
                 database.tend()
             try:
                 said = self.ledger()
+                moving = said["waiting"] or said["spooled"] or any(said["rows_waiting"].values())
+                moving = moving or self.metric("sipsidecar_rebuilding") > 0
             except (OSError, http.client.HTTPException, ValueError):
-                said = {}
+                said, moving = {}, True
             now = time.monotonic()
             state = [said.get(side) for side in ("received", "stored", "refused", "rows_stored")]
-            moving = not said or said["waiting"] or said.get("spooled")
-            if moving or any(said["rows_waiting"].values()) or state != last:
+            if moving or state != last:
                 last, since = state, now
-            if (said and now - since >= quiet) or now > deadline:
+            if (said and now - since >= QUIET) or now > deadline:
                 return said
             time.sleep(0.25)
 

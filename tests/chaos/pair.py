@@ -82,7 +82,7 @@ def run(wanted: argparse.Namespace) -> Result:
             lab.play(events, lambda: any(load.running for load in loads), tend)
             sent = [load.said() for load in loads]
             progress("all is sent; waiting for the rest to be stored")
-            one.settle(wanted.settle_seconds, quiet=lab.QUIET_AFTER_KILLS)
+            one.settle(wanted.settle_seconds)
             said = two.settle(wanted.settle_seconds)
             _wait_dropped(database, planted, wanted)
         result.claim(

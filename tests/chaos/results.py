@@ -76,20 +76,29 @@ def command(
         parser.add_argument("--out", type=Path, metavar="FILE", help="append the table to a file")
         arguments = parser.parse_args()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
+        out: Path | None = arguments.out
         try:
             result = run(arguments)
         except Unfit as error:
+            _append(out, f"== {Path(sys.argv[0]).stem}: not run: {error}")
             print(error, file=sys.stderr)
             return 2
+        except BaseException as error:
+            _append(out, f"== {Path(sys.argv[0]).stem}: broke off: {error!r}")
+            raise
         print(result.text())
+        _append(out, result.text())
         if arguments.json:
             arguments.json.write_text(json.dumps(result.as_json(), indent=1) + "\n")
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(result.text() + "\n")
         return 0 if result.held else 1
 
     return main
+
+
+def _append(out: Path | None, text: str) -> None:
+    if out is not None:
+        with out.open("a") as file:
+            file.write(text + "\n")
 
 
 class Unfit(Exception):

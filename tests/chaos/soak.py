@@ -87,7 +87,7 @@ def run(wanted: argparse.Namespace) -> Result:
                     said["received"],
                     said["stored"],
                     said["waiting"],
-                    said.get("spooled", 0),
+                    said["spooled"],
                     round(sidecar.metric("sipsidecar_loop_lag_seconds") * 1000, 1),
                     round(size / 2**20),
                 )

@@ -92,8 +92,7 @@ def run(wanted: argparse.Namespace) -> Result:
             sent = load.said()
             progress(f"sent {sent['sent']}; waiting for the rest to be stored")
             began = time.monotonic()
-            quiet = lab.QUIET_AFTER_KILLS if wanted.sidecar_kills else lab.QUIET
-            said = sidecar.settle(wanted.settle_seconds, database, quiet)
+            said = sidecar.settle(wanted.settle_seconds, database)
             result.note(
                 settled_seconds=round(time.monotonic() - began, 1),
                 spool_most_packets=watch.most("spooled"),
@@ -106,8 +105,8 @@ def run(wanted: argparse.Namespace) -> Result:
         result.claim("the sidecar never ended by itself", sidecar.crashes == 0, sidecar.crashes)
         result.claim(
             "nothing is left to be stored",
-            not said["waiting"] and not said.get("spooled"),
-            f"{said['waiting']} wait, {said.get('spooled')} on disk",
+            not said["waiting"] and not said["spooled"],
+            f"{said['waiting']} wait, {said['spooled']} on disk",
         )
         traffic = truth.Traffic(sent, wanted.seed, count)
         if wanted.sidecar_kills:

@@ -53,3 +53,15 @@ def test_tables_of_several_scripts_gather_in_one_file(
         "== one: every claim held",
         "== two: every claim held",
     ]
+
+
+def test_a_run_that_breaks_off_is_in_the_table_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(_: argparse.Namespace) -> Result:
+        raise AssertionError("it did not start")
+
+    monkeypatch.setattr(sys, "argv", ["chaos/it.py", "--out", str(tmp_path / "table")])
+    with pytest.raises(AssertionError):
+        command(argparse.ArgumentParser(), run)()
+    assert (tmp_path / "table").read_text().startswith("== it: broke off: ")

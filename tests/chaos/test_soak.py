@@ -7,7 +7,7 @@ from chaos import soak
 
 @pytest.mark.slow
 def test_a_soak_reads_restarts_and_says_the_slope(tmp_path: Path) -> None:
-    words = f"--hours {12 / 3600} --rate 1000 --every 2 --restart-every 5 --warm-up 4 --no-slope"
+    words = f"--hours {9 / 3600} --rate 1000 --every 1.5 --restart-every 4 --warm-up 3 --no-slope"
     words += f" --settle-seconds 60 --table {tmp_path / 'table'}"
     result = soak.run(soak.parser().parse_args(words.split()))
     assert result.held, result.text()

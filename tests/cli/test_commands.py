@@ -12,7 +12,9 @@ from sipsidecar import __version__
 from sipsidecar.cli import commands
 from terminal import Run, hostile_capture
 
-COMMANDS = ("run", "demo", "replay", "calls", "ladder", "pcap", "dsn", "doctor", "check-config")
+COMMANDS = (
+    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "dsn", "doctor", "check-config",
+)  # fmt: skip
 
 
 def test_without_a_command_there_is_help(run: Run) -> None:

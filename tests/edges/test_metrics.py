@@ -381,7 +381,7 @@ ALLOWED = {
     ("rows_waiting", "table"): set(batch.WORTH),
     ("rows_dropped", "table"): set(batch.WORTH),
     ("rows_dropped", "reason"): set(batch.LOSSES),
-    ("batch_failures", "reason"): {"unavailable", "rejected", "slow"},
+    ("batch_failures", "reason"): {"unavailable", "rejected", "slow", "spool", "renumbered"},
     ("rows_refused", "table"): set(batch.WORTH),
     ("rows_spooled", "table"): set(batch.WORTH),
     ("rows_replayed", "table"): set(batch.WORTH),

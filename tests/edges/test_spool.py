@@ -307,7 +307,9 @@ def test_leftovers_of_a_crash_go_and_what_is_not_ours_is_left_alone(tmp_path: Pa
 
 def test_a_file_that_is_no_plain_file_does_not_stop_the_start(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "1-7-calls.pgcopy")
-    (tmp_path / "1-8-calls.pgcopy").symlink_to("/etc/passwd")
+    with opened(tmp_path / "elsewhere") as spool:
+        spool.put(of(8, calls=1))
+    (tmp_path / "1-8-calls.pgcopy").symlink_to(tmp_path / "elsewhere" / "1-8-calls.pgcopy")
     with opened(tmp_path) as spool:
         assert spool.oldest() is None
         assert spool.report().bad_files == 2
@@ -643,11 +645,24 @@ def test_a_batch_that_must_cost_nothing_is_refused_when_there_is_no_room(
         assert caught.value.reason == "spool-full"
         disk.fail("write", errno.ENOSPC, "messages")
         spool.put(of(2, calls=1), make_room=False)
+        spool.done(of(2, calls=1), {})
+        spool.lost(of(0, messages=1), "rejected")
         with pytest.raises(SpoolError):
-            spool.put(of(3, messages=1), make_room=False)
-        disk.heal()
-        assert all_of(spool) == [of(0, messages=1), of(2, calls=1)]
-        assert spool.report().rows_dropped == {}
+            spool.put(of(3, messages=1, calls=1), make_room=False)
+        assert names(tmp_path) == []
+        assert spool.report().rows_dropped == {("messages", "rejected"): 1}
+
+
+def test_a_batch_put_on_its_way_to_the_store_is_not_dropped_for_room_either(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path, max_bytes=2 * BLOCK) as spool:
+        spool.put(of(1, messages=1), make_room=False)
+        for number in (2, 3, 4):
+            spool.put(of(number, messages=1))
+        spool.done(of(1, messages=1), {})
+        assert [one.sequence for one in all_of(spool)] == [4]
+        accounted(spool.report())
 
 
 def test_a_spool_of_no_bytes_takes_nothing_but_gives_what_is_there(tmp_path: Path) -> None:

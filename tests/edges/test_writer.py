@@ -901,6 +901,19 @@ async def test_writing_ahead_stores_all_the_same_when_the_disk_fails_or_is_full(
     assert bench.writer.failures == {"spool": 1}
 
 
+async def test_writing_ahead_costs_nothing_that_is_on_a_full_disk(tmp_path: Path) -> None:
+    spool = InlineSpool(tmp_path, 1, max_bytes=4096, max_age_seconds=3600)
+    await spool.open()
+    await put(spool, 1, "old")
+    bench = Bench(spool=spool, write_ahead=True)
+    bench.add("1", "2")
+    await bench.run_out()
+    assert bench.on_disk == {"calls": 1}
+    assert spool.report.rows_dropped == {}
+    assert bench.store.stored == [(100, calls("1", "2"))]
+    await spool.close()
+
+
 async def test_writing_ahead_lets_nothing_overtake_what_is_on_disk(spool: InlineSpool) -> None:
     await put(spool, 1, "old")
     bench = Bench(spool=spool, write_ahead=True)

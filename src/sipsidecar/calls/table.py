@@ -37,7 +37,7 @@ MAX_LINGERING = 20_000
 """Closed calls kept for late facts; the oldest go first."""
 HOLD_LOOK = 1.0
 """Seconds between looks at a call whose beginning may still be restored."""
-TURN = 64
+TURN = 8
 """Calls derived per turn, so that a burst of endings does not stall the receiver."""
 
 STATES = ("trying", "ringing", "answered")

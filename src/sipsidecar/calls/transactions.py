@@ -16,7 +16,7 @@ TIMER_J = 32.0
 """64*T1: how long copies of an answered request still belong to it (RFC 3261 17.2.2)."""
 MAX_TRANSACTIONS = 50_000
 MAX_REPLIES = 16
-TURN = 512
+TURN = 64
 
 Key = tuple[str, str, int, str]
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 from sipsidecar import __version__, app, demo, serving
 from sipsidecar.batch import SpoolError, StoreError
 from sipsidecar.cli.doctoring import doctor
+from sipsidecar.cli.forgetting import forget
 from sipsidecar.cli.reading import calls, ladder, print_dsn, write_pcap
 from sipsidecar.cli.replaying import replay
 from sipsidecar.cli.words import CliError, clear_progress, config_of, loaded_of
@@ -167,6 +168,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="- for standard output"
     )
+
+    command = add(
+        "forget", forget, "list or delete what is stored of one person", "sipsidecar forget alice"
+    )
+    command.add_argument(
+        "user", metavar="USER", help="user of a SIP or tel URI, exact, or its token"
+    )
+    command.add_argument("--yes", action="store_true", help="delete it; without this it is listed")
+    command.add_argument(
+        "--since", metavar="TIME", help="look from here on: 30m, 1d or 2026-01-31T10:00, UTC (all)"
+    )
+    command.add_argument("--json", action="store_true", help="as one JSON object")
 
     add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')
     command = add(

@@ -89,7 +89,8 @@ def test_a_second_request_that_does_not_end_is_closed_too(run: Run) -> None:
 @both_loops
 def test_a_body_that_does_not_come_is_not_waited_for(run: Run) -> None:
     async def ask() -> None:
-        async with serving(limits=QUICK, reload=dict) as served:
+        limits = Limits(body_seconds=0.2)
+        async with serving(limits=limits, reload=dict) as served:
             client = await served.connect()
             client.writer.write(POST + b"{")
             assert await client.gone()

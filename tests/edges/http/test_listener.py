@@ -362,6 +362,28 @@ def test_cheap_requests_have_a_turn_of_the_loop_each(
     run(ask())
 
 
+@both_loops
+def test_a_page_is_not_made_for_who_is_gone(run: Run) -> None:
+    def slow() -> list[dict[str, Any]]:
+        time.sleep(0.01)
+        return []
+
+    async def ask() -> None:
+        async with serving() as served:
+            served.calls = slow
+            clients = [await served.connect() for _ in range(8)]
+            for client in clients:
+                client.writer.write(b"GET /v1/calls/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await served.until(lambda: bool(served.asked))
+            for client in clients:
+                await client.close()
+            await served.until(lambda: not served.server.connections)
+            assert (await served.ask("/v1/calls/live")).status == 200  # after those before it
+            assert len(served.asked) < 6
+
+    run(ask())
+
+
 # -- hostile bytes
 
 GARBAGE = [

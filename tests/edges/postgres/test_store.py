@@ -756,15 +756,18 @@ async def test_a_write_that_is_cancelled_stores_nothing_and_can_be_sent_again(
 async def test_what_a_dropped_connection_was_waiting_for_does_not_keep_the_node_id(
     database: str,
 ) -> None:
-    async with store(database, node_wait_s=5) as opened, sql(database) as connection:
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
-            writing = asyncio.create_task(opened.write(1, {"messages": [message()]}))
-            await blocked_backend(connection)
-            writing.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await writing
-            assert await opened.write(2, {"calls": [call_row()]}) == Written()
+    async with (
+        store(database, node_wait_s=5) as opened,
+        sql(database) as connection,
+        connection.transaction(),
+    ):
+        await connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+        writing = asyncio.create_task(opened.write(1, {"messages": [message()]}))
+        await blocked_backend(connection)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert await opened.write(2, {"calls": [call_row()]}) == Written()
     assert await count(database, "messages") == 0
 
 

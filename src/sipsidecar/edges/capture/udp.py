@@ -23,6 +23,10 @@ MAX_DATAGRAM = 65_535
 PER_TURN = 64
 """Datagrams per turn, so that HTTP and the writer get theirs: at 256 the writer starved under
 overload and its queue grew to three times the memory."""
+TURN_SECONDS = 0.004
+"""Time of a turn: on a slow or crowded machine 64 datagrams are too many for who waits meanwhile."""
+LOOK_EVERY = 8
+"""Datagrams between looks at the clock."""
 TICK = 0.001
 IDLE_TICKS = 5
 SO_RCVBUFFORCE = 33
@@ -40,6 +44,8 @@ class UdpCapture:
         self._loop = asyncio.get_running_loop()
         self._broken = Complaint("a datagram's handling broke", is_bug=True)
         self._idle = 0
+        self._more = False
+        """The last turn ended before the kernel had no more."""
         self._timer: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
         self._drops = 0
@@ -113,7 +119,7 @@ class UdpCapture:
         self._timer = self._loop.call_later(TICK, self._tick)  # whatever a receiver does: hear on
         count = self._read(sock)
         self._idle = 0 if count else self._idle + 1
-        if count == PER_TURN:
+        if self._more:
             self._timer.cancel()
             self._timer = self._loop.call_later(0, self._tick)
         elif self._idle >= IDLE_TICKS:
@@ -126,14 +132,14 @@ class UdpCapture:
         received_at = time.time_ns() // 1000
         deliver = self._deliver
         receive = sock.recvfrom
+        until = time.monotonic() + TURN_SECONDS
         count = 0
-        while count < PER_TURN:
+        self._more = True
+        while count < PER_TURN and (count % LOOK_EVERY or time.monotonic() < until):
             try:
                 data, address = receive(MAX_DATAGRAM)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                # of the network, not of a datagram; the next turn looks again
+            except OSError:  # there is no more, or the network's trouble: the next turn looks again
+                self._more = False
                 break
             count += 1
             try:

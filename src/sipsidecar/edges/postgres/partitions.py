@@ -121,8 +121,9 @@ def _bound(text: str, otherwise: float) -> float:
 
 async def list_partitions(connection: Connection, table: str) -> list[Partition]:
     """List the partitions of a table, oldest first."""
+    # Without the table's oid, which would wait for whoever has locked that partition.
     found = await connection.fetch(
-        "SELECT relname, pg_get_expr(relpartbound, pg_class.oid) FROM pg_inherits "
+        "SELECT relname, pg_get_expr(relpartbound, 0) FROM pg_inherits "
         "JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = $1::text::regclass",
         table,
     )
