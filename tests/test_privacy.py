@@ -37,12 +37,13 @@ def token(user: str, letter: str = "m") -> str:
 
 ALICE, BOB, NUMBER = token("alice"), token("bob"), token("+49301234567")
 NAME = token("Alice Smith", "n")
+PASSPORT = "eyJhbGciOi.eyJ0biI6IjQ5In0.c2ln"
 
 
 def message(
     *headers: str, start: str = "INVITE sip:bob@example.net SIP/2.0", body: bytes = b""
 ) -> bytes:
-    method = start.split()[0] if start.endswith("SIP/2.0") else "INVITE"
+    method = start.split(maxsplit=1)[0] if start.endswith("SIP/2.0") else "INVITE"
     lines = [
         start,
         "Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKalice",
@@ -192,7 +193,7 @@ def identity(message: sip.Message) -> tuple[object, ...]:
         ("Authorization: Bearer eyJhbGciOi.alice", "Authorization: *"),
         ("Identity: eyJhbGciOi.eyJ0bi.sig;info=<https://h>", "Identity: *"),
         ("y: eyJhbGciOi", "y: *"),
-        ("X-Passport: eyJhbGciOi.eyJ0biI6IjQ5In0.c2ln", f"X-Passport: {'*' * 35}"),
+        (f"X-Passport: {PASSPORT}", f"X-Passport: {'*' * len(PASSPORT)}"),
         ("Reply-To: <mailto:alice@example.com>", f"Reply-To: <mailto:{ALICE}@example.com>"),
         ("P-Associated-URI: <urn:service:sos>", "P-Associated-URI: <urn:service:sos>"),
     ],
@@ -225,8 +226,8 @@ def test_equal_users_have_equal_tokens_however_they_are_written(
     masked = USERS.payload(SIP, message(start=f"INVITE {scheme}:{user}@h;user=phone SIP/2.0"))
     first = masked.split(b"\r\n")[0].decode()
     if kept is None:
-        assert "se" not in first.partition(":")[2]
         assert "cret" not in first
+        assert "alice" not in first
     else:
         assert first == f"INVITE {scheme}:{kept}@h;user=phone SIP/2.0"
 
@@ -330,6 +331,10 @@ def test_what_keys_a_message_stays_although_it_names_the_user() -> None:
 
 
 RELAY = b"Signal=5\r\nDuration=160\r\n"
+MIXED = (
+    b"--b\r\nContent-Type: application/dtmf-relay\r\n\r\nSignal=%s\r\n--b\r\n"
+    b"Content-Type: text/plain\r\n\r\nhello\r\n--b--\r\n"
+)
 HIDDEN = b"Signal=*\r\nDuration=160\r\n"
 
 
@@ -367,13 +372,7 @@ HIDDEN = b"Signal=*\r\nDuration=160\r\n"
             b"******"),
         (base64.b64encode(RELAY), ["Content-Transfer-Encoding: base64"], b"*" * 32),
         (b"x" * 5000, ["Content-Type: application/dtmf"], b"*" * 5000),
-        (
-            b"--b\r\nContent-Type: application/dtmf-relay\r\n\r\nSignal=5\r\n--b\r\n"
-            b"Content-Type: text/plain\r\n\r\nhello\r\n--b--\r\n",
-            ['Content-Type: multipart/mixed; boundary="b"'],
-            b"--b\r\nContent-Type: application/dtmf-relay\r\n\r\nSignal=*\r\n--b\r\n"
-            b"Content-Type: text/plain\r\n\r\nhello\r\n--b--\r\n",
-        ),
+        (MIXED % b"5", ['Content-Type: multipart/mixed; boundary="b"'], MIXED % b"*"),
         (b"--b\r\n\r\n7\r\n--b--", [], b"--b\r\n\r\n*\r\n--b--"),
     ],
 )  # fmt: skip
@@ -555,9 +554,9 @@ def test_uris_in_bodies_become_stars_of_the_same_length() -> None:
     "payload",
     [
         b"INVITE sip:alice@h SIP/3.0\r\n\r\n",
-        b"ice <sip:alice@h>;tag=1\r\nTo: <sip:alice@h>\r\nX: alice@h 4930123\r\n\r\nalice@h",
+        b"ice <sip:alice@h>;tag=1\r\nTo: <sip:alice@h>\r\nX-Y: alice@h 4930123\r\n\r\nalice@h",
         b"\x00\x01sip:alice@h\xff\xfe",
-        b"alice@h tel:alice mailto:alice sip:alice%40h",
+        b"alice@h tel:alice sip:alice%40h",
         b'"alice@h"' + b"@" * 1000,
     ],
 )
@@ -849,7 +848,7 @@ def test_nobody_who_was_planted_leaves_the_pipeline_by_name(user: str) -> None:
         whole = _planted(payload, user)
         tags = sip.parse(whole)
         send(whole)
-        send(whole[:700] + b"\r\n", ip_protocol=6)  # a part of a stream whose rest never comes
+        send(whole[:700], ip_protocol=6)  # a part of a stream whose rest never comes
         send(whole[:900])
         send(whole.replace(b"CSeq: ", b"CSeq: x"))
         send(whole[len(whole) // 2 :])

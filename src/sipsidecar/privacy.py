@@ -188,7 +188,7 @@ _NOBODY: Final = frozenset({b"urn", b"http", b"https", b"cid", b"data", b"geo"})
 """Schemes whose URIs name no person; what stands in them is read as text."""
 _MAILBOXES: Final = frozenset({b"mailto", b"im", b"pres", b"xmpp", b"h323"})
 # A number without host, which readers take for the host; no address has these characters alone.
-_NUMBER_AS_HOST: Final = re.compile(rb"(?:\+[0-9().*#-]++|[0-9*#()-]++)(?=[:;?>,\s]|\Z)")
+_NUMBER_AS_HOST: Final = re.compile(rb"(?:\+[0-9().*#-]++|[0-9*#()-]++)(?=[:;?>,%\s]|\Z)")
 # Parameters that hold a number (RFC 3966, RFC 4694), and those in which Kamailio's uac module
 # keeps the users that it has replaced.
 _CARRIERS: Final = re.compile(
@@ -416,6 +416,7 @@ _HOLDS_NUMBERS: Final = re.compile(rb"application/(?:isup|qsig)|isdn")
 _SDP: Final = re.compile(rb"(?:[a-z]=[^\n]*+(?:\n|\Z)|\r?\n)*+")
 _ORIGIN: Final = re.compile(rb"(" + _LINE_START + rb'o=)([^\r\n\\"]++)')
 _CONTACTS: Final = re.compile(rb"(" + _LINE_START + rb'[ep]=)([^\r\n\\"]++)')
+_TITLES: Final = re.compile(rb"(" + _LINE_START + rb'[si]=)(?!-[\r\n\\])([^\r\n\\"]++)')
 _CNAME: Final = re.compile(rb'( cname:)([^\s"\\]++)')
 _DESCRIPTION: Final = re.compile(rb'("text"\s{0,9}:\s{0,9}")([^"\\]*+)')
 
@@ -680,15 +681,15 @@ class Mask:
             payload = _hide_media_keys(payload)
         if self._dtmf and (b"ignal" in payload or b"igit" in payload):
             payload = _hide_named_digits(_SIGNAL.sub(_star_second, payload))
+        if self.users and b"o=" in payload:
+            payload = _CONTACTS.sub(_star_second, _ORIGIN.sub(_hide_origin, payload))
+        if self.names and b"s=" in payload:
+            payload = _TITLES.sub(_star_second, payload)
+        if self.users and b'"sdes' in payload:
+            payload = _DESCRIPTION.sub(_star_second, payload)
         if kind is hep.Kind.LOG:
             return self.rough(payload)
-        if self.users:
-            payload = self.text(payload, stars=True)
-            if b"o=" in payload:
-                payload = _CONTACTS.sub(_star_second, _ORIGIN.sub(_hide_origin, payload))
-            if b'"sdes' in payload:
-                payload = _DESCRIPTION.sub(_star_second, payload)
-        return payload
+        return self.text(payload, stars=True)
 
     def _sip(self, payload: bytes) -> bytes:
         start = len(payload) - len(payload.lstrip(b"\r\n"))

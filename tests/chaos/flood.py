@@ -15,6 +15,7 @@ record, or one of its later messages alone. Of these there may be no more than t
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--seconds", type=float, default=600)
     flags.add_argument("--rate", type=float, default=0, help="packets per second; 0: top speed")
     flags.add_argument("--window", type=int, default=1000, help="dialogs open at once")
+    flags.add_argument(
+        "--nice", type=int, default=0, help="of the sender, which stands for another machine"
+    )
     flags.add_argument("--sample", type=int, default=5000, help="calls to derive anew")
     flags.add_argument("--memory-mb", type=int, default=512, help="ceiling")
     flags.add_argument("--any-latency", action="store_true", help="report it, claim nothing")
@@ -68,6 +72,7 @@ def run(wanted: argparse.Namespace) -> Result:
         words = ["-d", wanted.seconds, "-r", wanted.rate, "-w", wanted.window]
         with lab.Watch(sidecar, every=0.1) as watch:
             load = here.blast("load", sidecar.hep, *words, "--seed", wanted.seed)
+            os.setpriority(os.PRIO_PROCESS, load.process.pid, wanted.nice)
             told = time.monotonic()
             while load.running:
                 sidecar.tend()

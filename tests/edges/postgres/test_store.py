@@ -279,7 +279,8 @@ def test_no_value_that_a_stranger_can_send_makes_a_batch_fail(
     async def write() -> None:
         async with store(database) as opened, sql(database) as connection:
             written = await opened.write(opened.first_sequence, tables)
-            stored = sum([await count(database, table) for table in tables])
+            ask = " + ".join(f"(SELECT count(*) FROM {table})" for table in tables)  # noqa: S608
+            stored = await connection.fetchval(f"SELECT {ask}")
             assert written.refused == {}
             assert stored + written.left_out == len(batch)
             await connection.execute("TRUNCATE " + ", ".join(rows.TABLES))
