@@ -15,8 +15,8 @@ help:
 	@echo "make live     1,000 SIPp calls through a real Kamailio (CALLS=1000)"
 	@echo "make fuzz     a coverage-guided minute per parser (SECONDS=60)"
 	@echo "make bench    load generator against a fresh sidecar: loss, CPU, memory"
-	@echo "make chaos    an hour and a half of faults, floods and attacks; the table goes to OUT"
-	@echo "make soak     HOURS=6 of steady load: does memory grow; the table goes to OUT"
+	@echo "make chaos    two hours of faults, floods and attacks; the table goes to OUT=..."
+	@echo "make soak     HOURS=6 of steady load: does memory grow; the table goes to OUT=..."
 	@echo "make clean    remove the virtual environment and caches"
 	@echo "ARGS=... is handed on: make run ARGS='--hep 127.0.0.1:9061'"
 

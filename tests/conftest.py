@@ -2,11 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
+import asyncpg
 import pytest
 
 from sipsidecar.edges.embedded import EmbeddedPostgres
+from sipsidecar.edges.postgres import Postgres, PostgresSettings
 
 _numbers = itertools.count(1)
 
@@ -23,27 +26,58 @@ def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         loop.close()
 
 
-@pytest.fixture
-def database(postgres_dsn: str) -> Iterator[str]:
-    """The DSN of an empty database that nobody else uses."""
-    name = f"test_{next(_numbers)}"
+@pytest.fixture(scope="session")
+def migrated(postgres_dsn: str) -> str:
+    """The name of a database with today's tables and partitions, to be copied."""
+    name = "migrated"
     _execute(postgres_dsn, f"CREATE DATABASE {name}")
-    yield postgres_dsn.replace("///sipsidecar?", f"///{name}?")
+
+    async def migrate() -> None:
+        store = Postgres(PostgresSettings(dsn=_named(postgres_dsn, name)))
+        await store.open()
+        await store.close()
+
+    _run(migrate())
+    return name
+
+
+@pytest.fixture
+def database(postgres_dsn: str, migrated: str) -> Iterator[str]:
+    """The DSN of a database that nobody else uses, its tables made and empty."""
+    yield from _database(postgres_dsn, f"TEMPLATE {migrated}")
+
+
+@pytest.fixture
+def bare_database(postgres_dsn: str) -> Iterator[str]:
+    """The same without any table."""
+    yield from _database(postgres_dsn, "")
+
+
+def _database(postgres_dsn: str, options: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    _execute(postgres_dsn, f"CREATE DATABASE {name} {options}")
+    yield _named(postgres_dsn, name)
     _execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _execute(dsn: str, sql: str) -> None:
-    import asyncpg  # most tests need no database
+def _named(postgres_dsn: str, name: str) -> str:
+    return postgres_dsn.replace("///sipsidecar?", f"///{name}?")
 
-    async def run() -> None:
+
+def _execute(dsn: str, sql: str) -> None:
+    async def execute() -> None:
         connection = await asyncpg.connect(dsn)
         try:
             await connection.execute(sql)
         finally:
             await connection.close()
 
+    _run(execute())
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(run())
+        loop.run_until_complete(work)
     finally:
         loop.close()

@@ -159,7 +159,7 @@ class Sidecar:
 
         text = until("a greeting", greeting)
         self.hep = self._address(r"HEP +(\S+):(\d+)", text)
-        self.http = self._address(r"HTTP +http://(\S+):(\d+)", text)
+        self.http = self._address(r"HTTP +https?://(\S+):(\d+)", text)
         return self
 
     @staticmethod

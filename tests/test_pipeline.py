@@ -10,8 +10,10 @@ from sim import EPOCH, Line, World, packet, sip_text
 from sipsidecar import pipeline
 from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
 from sipsidecar.gate import Gate
+from sipsidecar.privacy import Mask
 from sipsidecar.wire import hep
 
+SIP = hep.Kind.SIP
 INVITE = Line.of("0.0 A>B INVITE 1/INVITE b1 a - sdp=0")
 A, B = bytes([192, 0, 2, 1]), bytes([198, 51, 100, 2])
 
@@ -50,6 +52,35 @@ def test_a_message_is_kept_as_it_came_with_its_call_id() -> None:
         kept.why,
         kept.packets,
     )
+
+
+def test_nothing_is_kept_or_recorded_before_it_was_masked() -> None:
+    mask = Mask(b"a key of sixteen bytes", users=True)
+    world = World(mask=mask)
+    payload = sip_text(INVITE, "masked@example.com")
+    world.send(_hep(payload))
+    for part in (payload[:99], payload[99:]):  # a fragment alone may hold half a user
+        world.send(_hep(part, ip_protocol=6))
+    world.send(_hep(payload.replace(b"CSeq: 1", b"CSeq: one")))
+    world.send(_hep(payload[: payload.index(b"alice") + 3], ip_protocol=6))
+    world.send(_hep(b'{"who":"sip:alice@example.com"}', protocol_type=5))
+    world.run_out()
+    assert [m.why for m in world.stored] == [None, None, "cseq", None, "call-id"]
+    assert not any(b"alice" in m.payload or b"sip:ali" in m.payload for m in world.stored)
+    assert world.stored[0].payload == world.stored[1].payload == mask.payload(SIP, payload)
+    assert world.call().from_user == mask.user("alice")
+    assert world.call().call_id == "masked@example.com"
+
+
+def test_digits_and_keys_are_masked_when_nothing_else_is_asked_for() -> None:
+    world = World()
+    info = sip_text(Line.of("0.0 A>B INFO 2/INFO b2 a x"), "dtmf@example.com")
+    world.send(_hep(info + b"Signal=5\r\nDuration=160\r\n"))
+    world.send(_hep(b"v=0\r\na=crypto:1 A inline:SECRET|2^20\r\n", protocol_type=0x3D))
+    assert [m.payload.rpartition(b"\r\n\r\n")[2] for m in world.stored] == [
+        b"Signal=*\r\nDuration=160\r\n",
+        b"v=0\r\na=crypto:1 A inline:******|2^20\r\n",
+    ]
 
 
 def test_what_is_not_understood_is_quarantined_whole_with_the_reason() -> None:

@@ -21,7 +21,6 @@ from sipsidecar.batch import WORTH, StoreError, StoreUnavailable, Waiting
 from sipsidecar.calls.call import Call
 from sipsidecar.calls.dialog import Timing
 from sipsidecar.calls.record import outcome
-from sipsidecar.calls.table import MAX_LINGERING
 from sipsidecar.config import Config, parse_address
 from sipsidecar.edges import host, postgres
 from sipsidecar.edges.capture import CaptureError, TcpCapture, UdpCapture
@@ -196,6 +195,7 @@ class Sidecar:
         self._lags: list[tuple[float, float]] = []
         self._governor = Governor(config.limits.memory_bytes)
         self._memory_at = self._release_at = self._whole_at = 0.0
+        self._draining = False
         self._maintained: Maintained | None = None
         self._rebuilding = bool(config.calls.rebuild_seconds and database.store_messages)
         self._hinted: set[str] = set()
@@ -325,6 +325,8 @@ class Sidecar:
         What cannot be in the database in time waits in the spool for the next start.
         """
         before = sum(self.waiting.dropped.values())
+        self._draining = True
+        self.waiting.limit(self.config.database.queue_bytes)  # every call that is open leaves now
         try:
             self._udp.drain()
             await self._tcp.drain()
@@ -421,25 +423,24 @@ class Sidecar:
     def _govern(self, now: float) -> None:
         """Keep the process under its memory ceiling by lowering what may be held."""
         governor, calls, config = self._governor, self.pipeline.calls, self.config
-        limit, was_pressed = config.database.queue_bytes, governor.pressed
-        followed = (len(calls) - calls.lingering) / config.calls.max_calls
-        fullest = max(followed, calls.lingering / MAX_LINGERING, self.waiting.total_bytes / limit)
-        share = governor.read(host.memory_bytes(), min(fullest, 1.0))
-        if not (governor.pressed or was_pressed):
+        was_pressed = governor.pressed
+        relief = governor.read(host.memory_bytes())
+        if not (governor.pressed or was_pressed) or self._draining:
             return
-        self.waiting.limit(int(limit * share))
-        calls.refuse_new = governor.pressed and followed >= share
-        if governor.pressed:
-            calls.shrink(share, now)
-            self._after_turn()
-        if now >= self._release_at:
+        self.waiting.limit(int(config.database.queue_bytes * relief.lingering))
+        live = len(calls) - calls.lingering
+        calls.refuse_new = relief.calls < 1 and live >= relief.calls * config.calls.max_calls
+        calls.shrink(relief.lingering, now)
+        self._after_turn()
+        if governor.pressed and now >= self._release_at:
             self._release_at = now + RELEASE_EVERY
             host.release_memory()
             log.warning(
-                "memory: %d of %d MB in use; caps are at %d %%",
+                "memory: %d of %d MB in use; room for waiting rows is at %d %%, for calls at %d %%",
                 governor.used >> 20,
                 governor.ceiling >> 20,
-                round(share * 100),
+                round(relief.lingering * 100),
+                round(relief.calls * 100),
             )
 
     def _hint(self) -> None:
@@ -491,11 +492,14 @@ class Sidecar:
                         break
                 await asyncio.sleep(PROBE_EVERY)
             where, node_id = store.settings, config.node.id
+            heard_since_us = began_us - int(config.calls.rebuild_seconds * 1_000_000)
             # A day of slack: a call's record is filed under its beginning.
-            since_us = began_us - int((config.calls.rebuild_seconds + 86_400) * 1_000_000)
+            since_us = heard_since_us - 86_400 * 1_000_000
             done = await rebuild(
                 functools.partial(postgres.find_unfinished, where, node_id),
-                lambda ids, limit: postgres.find_sip(where, node_id, ids, limit=limit),
+                lambda ids, limit: postgres.find_sip(
+                    where, node_id, ids, since_us=heard_since_us, limit=limit
+                ),
                 lambda ids: postgres.find_rows(where, node_id, ids, since_us),
                 self.pipeline,
                 now=self._loop.time,
@@ -540,7 +544,9 @@ class Sidecar:
             agent_names={number: name for name, number in self.config.hep.agents.items()},
             warming=self.pipeline.warming(now),
             rebuilding=self._rebuilding,
-            memory=MemoryFigures(self._governor.used, self._governor.ceiling, self._governor.share),
+            memory=MemoryFigures(
+                self._governor.used, self._governor.ceiling, min(self._governor.relief)
+            ),
             http_events=dict(self._http.counters),
         )
 

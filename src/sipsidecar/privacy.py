@@ -7,7 +7,8 @@ Call-ID, CSeq, Via, tags, Content-Length. Bodies keep their length; heads may no
 Equal users have equal tokens: `m` and 16 hex digits of HMAC-SHA256(key, user). Before that a user
 loses its password and its percent-escapes, and a number its visual separators and parameters; a
 leading `+` stays. Display names have tokens of the same kind with `n`. What looks like a token is
-left alone, so that masking again changes nothing. Stars stand where a length must stay.
+left alone, so that masking a proper message again changes nothing. Stars stand where a length must
+stay.
 
 What is sent as SIP but has no start line is masked roughly: what stands before an `@`, runs of
 five digits and more, and with `names` what is quoted. The headers that it has are still known.
@@ -90,6 +91,8 @@ _MEDIA_KEYS: Final = (
 
 
 def _hide_media_keys(data: bytes) -> bytes:
+    if not (b"y" in data or b"k" in data):  # one byte is found much faster than two
+        return data
     for mark, key in _MEDIA_KEYS:
         if mark in data:
             data = key.sub(_star_second, data)
@@ -100,7 +103,7 @@ _DTMF_METHODS: Final = frozenset({b"INFO", b"NOTI"})
 _NO_DTMF: Final = frozenset(
     (b"SIP/", b"INVI", b"ACK ", b"BYE ", b"CANC", b"OPTI", b"REGI", b"PRAC", b"UPDA", b"REFE")
 )
-"""How the messages begin that never carry digits in an SDP-like or empty body."""
+"""How messages begin in which digits are looked for only if their body is no SDP."""
 _DTMF_TYPES: Final = re.compile(rb"dtmf|telephone-event|nortelnetworks\.digits")
 _DTMF_WORDS: Final = (b"igit", b"ignal", b"dtmf", b"tone")
 _SIGNAL: Final = re.compile(
@@ -197,11 +200,15 @@ _CARRIERS: Final = re.compile(
 _SCHEMES: Final = re.compile(
     rb"((?:sips?|tel|(?<![a-z])(?:im|pres|mailto|xmpp|h323))(?::|%3a))", re.IGNORECASE
 )
-_SCHEME_WORDS: Final = (b"sip", b"tel", b"im:", b"im%", b"pres", b"mailto", b"xmpp", b"h323")
+_SCHEME_WORDS: Final = tuple(
+    scheme + colon
+    for scheme in (b"sip", b"sips", b"tel", b"im", b"pres", b"mailto", b"xmpp", b"h323")
+    for colon in (b":", b"%3a")
+)
 _RUN: Final = re.compile(rb'[^\s"<>]++')
 _END: Final = re.compile(rb"[;?&]|%3[bef]", re.IGNORECASE)
 _USERNAME: Final = re.compile(
-    rb'(\busername\*?[ \t]*+=[ \t]*+)("[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^\s,"]*+)',
+    rb'(username\*?[ \t]*+=[ \t]*+)("[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^\s,"]*+)',
     re.IGNORECASE | re.DOTALL,
 )
 _JWT: Final = re.compile(rb"eyJ[A-Za-z0-9_.=-]++")
@@ -278,6 +285,8 @@ def _words_of(who: bytes, token: bytes) -> _Words:
 
 def _hide_in_run(run: bytes, hide: Callable[[bytes], bytes]) -> bytes:
     """Hide the user of each URI in text without spaces, quotes and angle brackets."""
+    if b":" not in run and b"%" not in run:
+        return run
     parts = _SCHEMES.split(run)  # what is before, scheme, what follows, scheme, what follows...
     for at in range(2, len(parts), 2):
         scheme, rest = parts[at - 1], parts[at]
@@ -552,7 +561,7 @@ class Mask:
 
     def user(self, text: str) -> str:
         """Give the token that stands for a user in records and rows; a token is its own."""
-        return self.token(text.encode("utf-8", "surrogateescape")).decode()
+        return self.token(text.encode("utf-8", "surrogatepass")).decode()
 
     def payload(self, kind: hep.Kind, payload: bytes) -> bytes:
         """Turn a payload of HEP into what may be kept of it. Never raises.
@@ -571,7 +580,6 @@ class Mask:
             if end == len(payload) - 4 and payload[payload.find(b"\n") - 1] == 0x0D:
                 return payload  # no body
             if end > 0 and payload.startswith(b"v=", end + 4):
-                # `crypto:` and `key-mgmt:` have a y, and one byte is found much faster than two
                 may = payload.find(b"y", end) > 0 or payload.find(b"k", end) > 0
                 if not may or not any(payload.find(mark, end) > 0 for mark, _ in _MEDIA_KEYS):
                     return payload
@@ -646,12 +654,10 @@ class Mask:
         if not self.users or (b":" not in text and b"%" not in text):
             return text
         lower = text.lower()
-        if not any(scheme in lower for scheme in _SCHEME_WORDS):
-            return text
-        found = _SCHEMES.findall(text)
+        found = sum(lower.count(scheme) for scheme in _SCHEME_WORDS)
         if not found:
             return text
-        if len(found) > MAX_ADDRESSES:
+        if found > MAX_ADDRESSES:
             return _starred(text)
         hide = _stars if stars else self._token_of_userinfo
         return _RUN.sub(lambda run: _hide_in_run(run[0], hide), text)
@@ -884,18 +890,18 @@ class Mask:
 class _Head:
     """One head while it is masked: whom it has named, and how many addresses it has left."""
 
-    __slots__ = ("_left", "_mask", "_receivers", "_senders", "_words")
+    __slots__ = ("_left", "_mask", "_named", "_receivers", "_senders", "_words")
 
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
         self._left = MAX_ADDRESSES
         self._senders = self._receivers = 0
-        self._words: dict[bytes, bytes] = {}
+        self._named: list[_Words] = []
+        self._words: dict[bytes, bytes] | None = None
 
     def remember(self, words: _Words) -> None:
         """Take note of users and names, to find them in headers of any form."""
-        if len(self._words) < MAX_WORDS:
-            self._words.update(words)
+        self._named.append(words)
 
     def addresses(self, value: bytes) -> bytes:
         """One or more addresses with their parameters."""
@@ -929,11 +935,14 @@ class _Head:
 
     def credentials(self, value: bytes) -> bytes:
         """Digest credentials without their user; others cannot be read, and may say all."""
-        scheme = value.split(maxsplit=1)[:1]
-        self._left -= len(_USERNAME.findall(value))
-        if [word.lower() for word in scheme] != [b"digest"] or self._left < 0:
+        lower = value.lower()
+        if not lower.lstrip().startswith(b"digest ") or lower.count(b"username") > 1:
             return self.blank(value)
-        return self._mask.text(_USERNAME.sub(self._username, value))
+        at = lower.find(b"username")
+        found = _USERNAME.match(value, at) if at >= 0 else None
+        if found:
+            value = value[:at] + self._username(found) + value[found.end() :]
+        return self._mask.text(value)
 
     def _username(self, match: re.Match[bytes]) -> bytes:
         user = _UNESCAPE.sub(rb"\1", match[2].strip(b'"')).rpartition(b"'")[2]
@@ -969,8 +978,12 @@ class _Head:
             text = self._mask.text(text)
             if b"eyJ" in text:
                 text = _JWT.sub(_star_all, text)
-        for word in sorted((w for w in self._words if w in text), key=len, reverse=True):
-            text = _replace_word(text, word, self._words[word])
+        words = self._words
+        if words is None:  # headers of any form come last
+            words = self._words = dict(pair for some in self._named[:MAX_WORDS] for pair in some)
+        found = [word for word in words if word in text]
+        for word in sorted(found, key=len, reverse=True) if found else ():
+            text = _replace_word(text, word, words[word])
         return text
 
     def _usual(self, value: bytes) -> bytes | None:
@@ -987,7 +1000,7 @@ class _Head:
         seen = self._mask.address(address)
         if seen is None:
             return None
-        self.remember(seen[1])
+        self._named.append(seen[1])
         return seen[0] + after
 
     def _list(self, value: bytes) -> bytes:

@@ -34,6 +34,9 @@ def _greeting(sidecar: Sidecar) -> str:
     config = sidecar.config
     hep_at = _show(sidecar.hep_address)
     kinds = "UDP and TCP" if config.hep.tcp else "UDP"
+    if sidecar.hep_tls_address is not None:
+        kinds += f"; TLS on {_show(sidecar.hep_tls_address)}"
+    scheme = "https" if config.http.tls_certificate else "http"
     directory = data_directory(config)
     where, found = str(directory), ""
     if config.database.dsn:
@@ -49,7 +52,7 @@ def _greeting(sidecar: Sidecar) -> str:
         [
             f"sipsidecar {__version__}",
             f"  HEP      {hep_at} ({kinds})",
-            f"  HTTP     http://{_show(sidecar.http_address)} (/metrics /health/ready /v1/calls/live)",
+            f"  HTTP     {scheme}://{_show(sidecar.http_address)} (/metrics /health/ready /v1/calls/live)",
             f"  data     {where}",
             f"  Kamailio {line}",
             f"  calls    {program} calls{found}",

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from running import recent
-from sipsidecar import cli
 from sipsidecar.privacy import Mask
 from terminal import HOSTILE, Run
 
@@ -11,10 +10,10 @@ KEY = "a key of sixteen bytes"
 
 
 @pytest.fixture
-def stored(database: str, tmp_path: Path) -> str:
-    """The DSN of a database with calls of one capture, as they came and masked."""
+def stored(run: Run, database: str, tmp_path: Path) -> str:
+    """The DSN of a database with the calls of one capture."""
     capture = recent("kamailio/j_failover", tmp_path / "j.pcap", 3600)
-    assert cli.main(["replay", "--store", "--dsn", database, str(capture)]) == 0
+    assert run("replay", "--store", "--dsn", database, capture).code == 0
     return database
 
 
@@ -56,7 +55,7 @@ def test_where_users_are_masked_the_person_is_found_by_name_and_by_token(
     run: Run, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture = recent("kamailio/j_failover", tmp_path / "j.pcap", 3600)
-    open_user, _ = "", run("replay", "--store", "--dsn", database, capture)
+    assert run("replay", "--store", "--dsn", database, capture).code == 0
     open_user, call_ids = _a_user(run, database)
     assert run("forget", open_user, "--yes", "--dsn", database).code == 0
     monkeypatch.setenv("SIPSIDECAR_PRIVACY__KEY", KEY)
@@ -95,7 +94,6 @@ def test_rows_that_still_wait_on_disk_are_named(
 
 def test_an_old_call_is_left_out_when_a_time_is_given(run: Run, stored: str) -> None:
     user, _ = _a_user(run, stored)
-    assert run("forget", user, "--since", "10s", "--dsn", stored).code in (0, 1)
     assert run("forget", user, "--since", "2000-01-01", "--dsn", stored).code == 0
     assert run("forget", user, "--since", "2999-01-01", "--dsn", stored).code == 1
     assert "expected so long ago" in run("forget", user, "--since", "x", "--dsn", stored).refusal

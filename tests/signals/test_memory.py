@@ -1,56 +1,59 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipsidecar.signals.memory import HIGH, LEAST, LOW, Governor
+from sipsidecar.signals.memory import HIGH, LEAST, LOW, TOP, Governor, Relief
 
-MB = 1 << 20
-CEILING = 512 * MB
+CEILING = 512 << 20
+
+
+def at(level: float) -> int:
+    return int(CEILING * level)
 
 
 def test_under_the_ceiling_nothing_is_limited() -> None:
     governor = Governor(CEILING)
-    assert governor.read(int(CEILING * (HIGH - 0.01)), 1.0) == 1.0
+    assert governor.read(at(LOW - 0.01)) == Relief(1.0, 1.0)
     assert not governor.pressed
 
 
-def test_growth_near_the_ceiling_lowers_the_caps_below_what_is_in_use() -> None:
+def test_what_is_over_gives_way_before_what_goes_on() -> None:
     governor = Governor(CEILING)
-    assert governor.read(int(CEILING * 0.85), 0.4) < 0.4
+    relief = governor.read(at(HIGH - 0.01))
+    assert relief.lingering < 0.2
+    assert relief.calls == 1.0
     assert governor.pressed
 
 
-def test_growth_at_the_critical_level_is_answered_more_strongly() -> None:
-    mild, strong = Governor(CEILING), Governor(CEILING)
-    assert strong.read(int(CEILING * 0.95), 0.5) < mild.read(int(CEILING * 0.85), 0.5)
-
-
-def test_memory_that_stays_high_without_growing_holds_the_share() -> None:
+def test_near_the_top_new_calls_have_less_and_less_room_and_at_the_top_none() -> None:
     governor = Governor(CEILING)
-    share = governor.read(int(CEILING * 0.9), 0.5)
-    assert {governor.read(int(CEILING * 0.9), 0.1) for _ in range(100)} == {share}
-
-
-def test_growth_that_goes_on_lowers_the_share_again_and_again_down_to_a_least_one() -> None:
-    governor = Governor(CEILING)
-    used = int(CEILING * 0.8)
-    shares = [governor.read(used + step * 2 * MB, 0.5) for step in range(60)]
+    shares = [governor.read(at(HIGH + step / 1000)).calls for step in range(1, 90)]
     assert shares == sorted(shares, reverse=True)
-    assert shares[-1] == LEAST
+    assert 0 < shares[10] < 1
+    assert governor.read(at(TOP) + 1).calls == 0.0
+    assert governor.relief.lingering == LEAST
 
 
-def test_when_there_is_room_again_the_caps_come_back_whole() -> None:
+def test_memory_that_stays_high_holds_the_shares_where_they_are() -> None:
     governor = Governor(CEILING)
-    governor.read(int(CEILING * 0.95), 0.1)
+    held = governor.read(at(0.85))
+    assert {governor.read(at(0.85)) for _ in range(100)} == {held}
+
+
+def test_when_there_is_room_again_the_caps_come_back_slowly_and_whole() -> None:
+    governor = Governor(CEILING)
+    governor.read(at(0.99))
+    first = governor.read(at(0.5))
+    assert first.calls < 0.1
     for _ in range(400):
-        governor.read(int(CEILING * (LOW - 0.01)), 0.0)
-    assert governor.share == 1.0
+        governor.read(at(0.5))
+    assert governor.relief == Relief(1.0, 1.0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2 * CEILING), st.floats(0, 1))))
-def test_the_share_is_always_between_the_least_one_and_all(
-    readings: list[tuple[int, float]],
-) -> None:
+@given(st.lists(st.integers(0, 2 * CEILING)))
+def test_shares_are_always_shares(readings: list[int]) -> None:
     governor = Governor(CEILING)
-    for used, fullest in readings:
-        assert LEAST <= governor.read(used, fullest) <= 1.0
+    for used in readings:
+        relief = governor.read(used)
+        assert LEAST <= relief.lingering <= 1.0
+        assert 0.0 <= relief.calls <= 1.0
         assert governor.used == used

@@ -31,6 +31,7 @@ from sipsidecar.cli.words import (
 )
 from sipsidecar.config import Config, parse_address
 from sipsidecar.edges import embedded, postgres
+from sipsidecar.edges.postgres import PostgresSettings
 from sipsidecar.tables import printable
 from sipsidecar.wire import WireError, hep, pcap, sdp, sip
 
@@ -54,10 +55,10 @@ async def reading_dsn(config: Config) -> AsyncIterator[str]:
         yield dsn
 
 
-def _ask(config: Config, question: Callable[[str], Awaitable[Rows]]) -> Rows:
+def _ask(config: Config, question: Callable[[PostgresSettings], Awaitable[Rows]]) -> Rows:
     async def answer() -> Rows:
         async with reading_dsn(config) as dsn:
-            return await question(dsn)
+            return await question(PostgresSettings(dsn=dsn, password=config.database.password))
 
     return asyncio.run(answer())
 
@@ -86,7 +87,7 @@ def calls(arguments: argparse.Namespace) -> int:
         order=arguments.sort,
         limit=arguments.limit,
     )
-    found = _ask(config, lambda dsn: postgres.find_calls(dsn, wanted))
+    found = _ask(config, lambda where: postgres.find_calls(where, wanted))
     return _print_calls(arguments, [readable(row) for row in found])
 
 
@@ -195,14 +196,14 @@ def _milliseconds(text: str | None) -> float | None:
     return None if text is None else seconds_of(text) * 1000
 
 
-async def _messages(dsn: str, text: str) -> list[dict[str, Any]]:
+async def _messages(where: PostgresSettings, text: str) -> list[dict[str, Any]]:
     """All messages of the call that the text names."""
-    found = await postgres.find_call(dsn, text)
+    found = await postgres.find_call(where, text)
     ids = list(dict.fromkeys(row["call_id"] for row in found)) or [text]
     if len(ids) > 1:
         some = ", ".join(ids[:3])
         raise CliError(f"{text}: {len(ids)} calls have that in their Call-ID, such as {some}")
-    messages = await postgres.find_messages(dsn, ids[0])
+    messages = await postgres.find_messages(where, ids[0])
     if not messages:
         raise CliError(f"{text}: no messages of such a call; `sipsidecar calls` lists calls")
     return messages
@@ -210,7 +211,7 @@ async def _messages(dsn: str, text: str) -> list[dict[str, Any]]:
 
 def ladder(arguments: argparse.Namespace) -> int:
     """Draw the messages of a call."""
-    messages = _ask(config_of(arguments), lambda dsn: _messages(dsn, arguments.call_id))
+    messages = _ask(config_of(arguments), lambda where: _messages(where, arguments.call_id))
     rungs = [_rung(message) for message in messages]
     if arguments.json:
         for rung in rungs:
@@ -259,7 +260,7 @@ def _endpoint(ip: str | None, port: int | None) -> str:
 
 def write_pcap(arguments: argparse.Namespace) -> int:
     """Write a call's messages to a pcap file."""
-    messages = _ask(config_of(arguments), lambda dsn: _messages(dsn, arguments.call_id))
+    messages = _ask(config_of(arguments), lambda where: _messages(where, arguments.call_id))
     data = [
         pcap.file_header(),
         *(

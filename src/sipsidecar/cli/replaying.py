@@ -121,7 +121,11 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
     """Through the same rows and the same ledger as live traffic, batch by batch."""
     pipeline = app.pipeline_of(config)
     async with _writing_dsn(config) as dsn:
-        store = postgres.Postgres(postgres.PostgresSettings(dsn=dsn, node_id=REPLAY_NODE))
+        store = postgres.Postgres(
+            postgres.PostgresSettings(
+                dsn=dsn, password=config.database.password, node_id=REPLAY_NODE
+            )
+        )
         await store.open()
         waiting = Waiting(max_rows=REPLAY_ROWS, max_age=0.0, max_bytes=1 << 40)
         maker = RowMaker(waiting, REPLAY_NODE, messages=config.database.store_messages)

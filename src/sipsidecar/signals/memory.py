@@ -1,20 +1,29 @@
 """Readings of the process's memory to the share of every cap that may be used.
 
-Memory that was given back to the allocator is rarely given back to the system: what counts is
-whether the reading still grows. So the share falls while it does, holds while it does not, and
-comes back when there is room; the caps themselves then keep what is in use inside the memory that
-the process already has.
+What costs least goes first: the memory of calls that are over and of rows that wait, then the
+place of new calls. The shares follow the reading, down at once and up slowly; memory that was
+given back to the allocator and not to the system keeps them where they are, and is used again.
 """
 
-HIGH = 0.80
-"""Share of the ceiling from which on growth is answered."""
-CRITICAL = 0.90
-"""From here on it is answered more strongly."""
-LOW = 0.75
-"""Share of the ceiling under which caps come back."""
-LEAST = 0.02
-NOISE = 1 << 20
-"""Bytes: less than this is no growth."""
+from typing import NamedTuple
+
+LOW = 0.80
+"""Share of the ceiling from which on lingering calls and waiting rows have less room."""
+HIGH = 0.90
+"""Share from which on new calls have less room; the others have least of theirs."""
+TOP = 0.98
+"""Share at which nothing new is taken."""
+LEAST = 0.05
+"""Of lingering calls and waiting rows: without any nothing could be written."""
+
+
+class Relief(NamedTuple):
+    """Shares of caps, 1 without pressure."""
+
+    lingering: float = 1.0
+    """Of calls that are over, and of the bytes that wait."""
+    calls: float = 1.0
+    """Of calls that are live."""
 
 
 class Governor:
@@ -23,28 +32,24 @@ class Governor:
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
         self.used = 0
-        self.share = 1.0
-        """Of each cap, 1 while there is no pressure."""
-        self._peak = 0
+        self.relief = Relief()
 
     @property
     def pressed(self) -> bool:
-        """Whether the caps are lowered."""
-        return self.share < 1.0
+        """Whether any cap is lowered."""
+        return self.relief != Relief()
 
-    def read(self, used: int, fullest: float) -> float:
-        """One reading in bytes, and how full the fullest of the governed caps is; returns the share.
-
-        The first answer to pressure begins at `fullest`: lowering a cap that is half empty from 1
-        to 0.9 would change nothing.
-        """
+    def read(self, used: int) -> Relief:
+        """One reading, in bytes; returns the shares that are in force from now on."""
         self.used = used
         level = used / self.ceiling
-        if level < LOW:
-            self.share = min(1.0, self.share * 1.02 + 0.005)
-            self._peak = 0
-        elif level >= HIGH and used > self._peak + NOISE:
-            self._peak = used
-            factor = 0.75 if level >= CRITICAL else 0.93
-            self.share = max(LEAST, min(self.share, fullest) * factor)
-        return self.share
+        old = self.relief
+        self.relief = Relief(
+            max(LEAST, min((HIGH - level) / (HIGH - LOW), _up(old.lingering))),
+            max(0.0, min((TOP - level) / (TOP - HIGH), _up(old.calls))),
+        )
+        return self.relief
+
+
+def _up(share: float) -> float:
+    return min(1.0, share * 1.02 + 0.005)

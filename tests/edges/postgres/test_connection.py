@@ -53,9 +53,9 @@ async def test_a_dsn_that_is_not_understood_is_not_repeated(dsn: str) -> None:
     assert "12" not in str(caught.value)
 
 
-async def test_asking_before_the_tables_exist_says_what_to_do(database: str) -> None:
+async def test_asking_before_the_tables_exist_says_what_to_do(bare_database: str) -> None:
     with pytest.raises(StoreError, match="sipsidecar run"):
-        await questions.find_attempts(database, "a")
+        await questions.find_attempts(bare_database, "a")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ async def look(dsn: str, **changes: object) -> Examination:
     return await examine(msgspec.structs.replace(PostgresSettings(dsn=dsn), **changes))
 
 
-async def test_an_empty_database_is_described_and_not_changed(database: str) -> None:
-    seen = await look(database)
+async def test_an_empty_database_is_described_and_not_changed(bare_database: str) -> None:
+    seen = await look(bare_database)
     assert seen.schema is None
     assert seen.schema_known >= 2
     assert seen.supported
@@ -30,7 +30,9 @@ async def test_an_empty_database_is_described_and_not_changed(database: str) -> 
     assert seen.holder is None
     assert (seen.bytes, seen.maintained_us, seen.partitions_end_us) == (0, None, None)
     assert int(seen.version.split(".")[0]) >= 15
-    assert await ask(database, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+    assert (
+        await ask(bare_database, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+    )
 
 
 async def test_a_database_in_use_tells_its_node_size_partitions_and_upkeep(database: str) -> None:

@@ -69,7 +69,7 @@ async def forgotten(dsn: str, users: list[str], found: Person) -> list[dict[str,
 
 async def test_a_person_is_found_as_caller_callee_target_and_registered(people_calls: str) -> None:
     found = await find_person(settings_of(people_calls), ["alice"])
-    names = "forked@pbx from@pbx old@pbx reg@pbx ruri@pbx to@pbx".split()
+    names = ["forked@pbx", "from@pbx", "old@pbx", "reg@pbx", "ruri@pbx", "to@pbx"]
     assert sorted(found.call_ids) == names
     assert found.rows == {
         "calls": 5, "attempts": 2, "registrations": 1, "messages": 5, "quarantine": 2,
@@ -165,5 +165,5 @@ async def test_a_user_of_many_bytes_is_found_within_longer_words(database: str) 
 
 
 async def test_a_database_that_is_away_is_one_line() -> None:
-    with pytest.raises(StoreUnavailable, match="127.0.0.1 port 1"):
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1 port 1"):
         await find_person(settings_of("postgresql://me:secret@127.0.0.1:1/x"), ["alice"])

@@ -84,8 +84,8 @@ async def test_no_table_breaks_the_rules_of_distribution_by_call(database: str) 
     assert (nullable, counters) == (0, 0)
 
 
-async def test_a_database_of_the_first_version_goes_on_with_its_rows(database: str) -> None:
-    async with sql(database) as connection:
+async def test_a_database_of_the_first_version_goes_on_with_its_rows(bare_database: str) -> None:
+    async with sql(bare_database) as connection:
         await connection.execute(storing._migrations()[1])
         await connection.execute("INSERT INTO sipsidecar_schema VALUES (1)")
         today = datetime.now(UTC).date()
@@ -97,7 +97,7 @@ async def test_a_database_of_the_first_version_goes_on_with_its_rows(database: s
             "INSERT INTO messages (received_at, sequence, node_id, kind, payload) "
             "VALUES (now(), 7, 1, 1, 'x'); INSERT INTO ingest_batch VALUES (1, 41, now(), 1)"
         )
-        async with store(database) as opened:
+        async with store(bare_database) as opened:
             assert opened.first_sequence == 42
             now = time.time_ns() // 1000
             fresh = message(sequence=8, received_at=now, agent_ip="10.9.9.9")

@@ -72,7 +72,7 @@ def _stored_users(users: Sequence[str]) -> list[str]:
 
 
 def _bytes_of(users: Sequence[str]) -> list[bytes]:
-    return [user.encode("utf-8", "surrogateescape") for user in users if user]
+    return [user.encode("utf-8", "surrogatepass") for user in users if user]
 
 
 def _holds(payload: bytes, users: Sequence[bytes]) -> bool:
