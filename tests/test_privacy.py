@@ -190,6 +190,10 @@ def identity(message: sip.Message) -> tuple[object, ...]:
             f'Proxy-Authorization: DIGEST username="{ALICE}",realm=h',
         ),
         (
+            'Authorization: Digest username="sip:alice@h"',
+            f'Authorization: Digest username="{ALICE}"',
+        ),
+        (
             "Authorization: Digest username*=UTF-8''alice",
             f'Authorization: Digest username*="{ALICE}"',
         ),

@@ -58,6 +58,8 @@ TIMER_SECONDS = 0.004
 YOUNG = 10_000
 """Objects between young collections: each looks at so many, which takes some milliseconds."""
 WHOLE_COLLECTION_EVERY = 3600.0
+CROWDED = 0.02
+"""Fill of the receive buffer from which on what is on disk waits: live packets come first."""
 MEMORY_EVERY = 0.25
 RELEASE_EVERY = 10.0
 DRAIN_SECONDS = 30.0
@@ -257,6 +259,7 @@ class Sidecar:
             self._spool,
             life=secrets.randbits(63),
             write_ahead=config.spool.write_ahead,
+            crowded=self._crowded,
         )
         self._writer.up = not away
         self._writer.begin(self._store.first_sequence)
@@ -368,6 +371,10 @@ class Sidecar:
 
     def _admits(self, peer: str) -> bool:
         return self.pipeline.gate.admits(peer)
+
+    def _crowded(self) -> bool:
+        """Whether the kernel holds more than a moment's worth of packets for us."""
+        return self._udp.kernel()[1] > CROWDED * self._udp.buffer_bytes
 
     def _after_turn(self) -> None:
         now = self._loop.time()

@@ -200,12 +200,19 @@ _CARRIERS: Final = re.compile(
 _SCHEMES: Final = re.compile(
     rb"((?:sips?|tel|(?<![a-z])(?:im|pres|mailto|xmpp|h323))(?::|%3a))", re.IGNORECASE
 )
-_SCHEME_WORDS: Final = tuple(
-    scheme + colon
-    for scheme in (b"sip", b"sips", b"tel", b"im", b"pres", b"mailto", b"xmpp", b"h323")
-    for colon in (b":", b"%3a")
+_SCHEME_WORDS: Final = (
+    b"sip",
+    b"tel:",
+    b"tel%",
+    b"im:",
+    b"im%",
+    b"pres",
+    b"mailto",
+    b"xmpp",
+    b"h323",
 )
-_RUN: Final = re.compile(rb'[^\s"<>]++')
+"""What must occur for a search to be worth it."""
+_URIS: Final = re.compile(_SCHEMES.pattern + rb'[^\s"<>]*+', re.IGNORECASE)
 _END: Final = re.compile(rb"[;?&]|%3[bef]", re.IGNORECASE)
 _USERNAME: Final = re.compile(
     rb'(username\*?[ \t]*+=[ \t]*+)("[^"\\]*+(?:\\.[^"\\]*+)*+"?|[^\s,"]*+)',
@@ -222,6 +229,10 @@ def _blank(match: re.Match[bytes]) -> bytes:
 
 def _star_quoted(match: re.Match[bytes]) -> bytes:
     return match[0] if match[0].startswith(b"\\") else b"*" * len(match[0])
+
+
+def _star_before_at(match: re.Match[bytes]) -> bytes:
+    return b"*" * len(match[1]) + match[2] if match[2] else match[0]
 
 
 def _without_quoted(value: bytes) -> bytes:
@@ -283,11 +294,9 @@ def _words_of(who: bytes, token: bytes) -> _Words:
     )
 
 
-def _hide_in_run(run: bytes, hide: Callable[[bytes], bytes]) -> bytes:
+def _hide_users(uris: bytes, hide: Callable[[bytes], bytes]) -> bytes:
     """Hide the user of each URI in text without spaces, quotes and angle brackets."""
-    if b":" not in run and b"%" not in run:
-        return run
-    parts = _SCHEMES.split(run)  # what is before, scheme, what follows, scheme, what follows...
+    parts = _SCHEMES.split(uris)  # nothing, scheme, what follows, scheme, what follows...
     for at in range(2, len(parts), 2):
         scheme, rest = parts[at - 1], parts[at]
         if scheme[:3].lower() == b"tel":
@@ -423,6 +432,8 @@ _BOUNDARY: Final = re.compile(
 _HOLDS_NUMBERS: Final = re.compile(rb"application/(?:isup|qsig)|isdn")
 """Types of signalling that carries the numbers of both sides in a coding of its own."""
 _SDP: Final = re.compile(rb"(?:[a-z]=[^\n]*+(?:\n|\Z)|\r?\n)*+")
+_TELLING: Final = re.compile(rb"\n[eip]=")
+_USUAL_ORIGIN: Final = re.compile(rb"\no=(\S++)(?: \S++){5}\r?\n")
 _ORIGIN: Final = re.compile(rb"(" + _LINE_START + rb'o=)([^\r\n\\"]++)')
 _CONTACTS: Final = re.compile(rb"(" + _LINE_START + rb'[ep]=)([^\r\n\\"]++)')
 _TITLES: Final = re.compile(rb"(" + _LINE_START + rb'[si]=)(?!-[\r\n\\])([^\r\n\\"]++)')
@@ -660,7 +671,7 @@ class Mask:
         if found > MAX_ADDRESSES:
             return _starred(text)
         hide = _stars if stars else self._token_of_userinfo
-        return _RUN.sub(lambda run: _hide_in_run(run[0], hide), text)
+        return _URIS.sub(lambda uris: _hide_users(uris[0], hide), text)
 
     def _token_of_userinfo(self, userinfo: bytes) -> bytes:
         return self.token(userinfo.partition(b":")[0])
@@ -671,7 +682,8 @@ class Mask:
             return _starred(text)
         if self.users:
             text = self.text(text, stars=True)
-            text = _BEFORE_AT.sub(lambda run: _stars(run[1]) + run[2] if run[2] else run[0], text)
+            if b"@" in text:
+                text = _BEFORE_AT.sub(_star_before_at, text)
             text = _LONG_NUMBER.sub(_star_all, text)
         if self.names:
             text = _QUOTED_ANYWHERE.sub(_star_quoted, text)
@@ -832,10 +844,14 @@ class Mask:
             body = _LINE.sub(
                 lambda line: line[0] if _SDP.fullmatch(line[0]) else _stars(line[0]), body
             )
+        telling = _TELLING.search(body)
         if self.users:
-            if b"\no=- " not in body or body.count(b"\no=") > 1:
+            origin = _USUAL_ORIGIN.search(body)
+            if not origin or body.count(b"\no=") > 1:
                 body = _hide_lines(body, b"\no=", _without_username)
-            if b"\ne=" in body or b"\np=" in body:
+            elif origin[1] != b"-":
+                body = body[: origin.start(1)] + _stars(origin[1]) + body[origin.end(1) :]
+            if telling:
                 body = _hide_lines(_hide_lines(body, b"\ne=", _starred), b"\np=", _starred)
             if b"cname:" in body:
                 body = _CNAME.sub(_star_second, body)
@@ -844,7 +860,7 @@ class Mask:
         if self.names:
             if b"\ns=-\r" not in body or body.count(b"\ns=") > 1:
                 body = _hide_lines(body, b"\ns=", _without_title)
-            if b"\ni=" in body:
+            if telling:
                 body = _hide_lines(body, b"\ni=", _without_title)
         return body
 
@@ -946,7 +962,7 @@ class _Head:
 
     def _username(self, match: re.Match[bytes]) -> bytes:
         user = _UNESCAPE.sub(rb"\1", match[2].strip(b'"')).rpartition(b"'")[2]
-        local = user.rpartition(b"@")[0] or user
+        local = (user.rpartition(b"@")[0] or user).rpartition(b":")[2]  # some write a URI
         if not local:
             return match[0]
         token = self._mask.token(local)

@@ -21,7 +21,7 @@ from chaos import lab, truth
 from chaos.results import Result, command, progress
 from running import CORPUS, datagrams
 
-REAL_CALLS = 300
+REAL_CALLS = 200
 SETTINGS = {
     # Made-up calls are answered and never hung up: let them end within the test.
     "CALLS__MAX_SECONDS": "60",

@@ -182,6 +182,7 @@ class Bench:
         spool: InlineSpool | None = None,
         write_ahead: bool = False,
     ) -> None:
+        self.crowded = False
         self.time = Time()
         self.waiting = Waiting(max_rows=max_rows, max_age=0.5, max_bytes=max_bytes)
         self.store = ScriptedStore(self.time, *script)
@@ -192,6 +193,7 @@ class Bench:
             spool,
             life=LIFE,
             write_ahead=write_ahead,
+            crowded=lambda: self.crowded,
             clock=self.time,
             pause=self.time.pause,
         )
@@ -742,6 +744,20 @@ async def test_what_is_on_disk_gets_a_turn_though_a_live_batch_is_always_due(
         await bench.for_seconds(10.5 * STARVED)
     replayed = sum(1 for sequence, _ in bench.store.stored if sequence < 100)
     assert 8 <= replayed <= 11
+
+
+async def test_while_capture_falls_behind_what_is_on_disk_has_a_turn_a_second_and_no_more(
+    spool: InlineSpool,
+) -> None:
+    for number in range(50):
+        await put(spool, number, f"old {number}")
+    bench = Bench(spool=spool)
+    bench.crowded = True
+    async with bench.running():
+        await bench.for_seconds(10.5 * STARVED)
+        assert 8 <= len(bench.store.stored) <= 11
+        bench.crowded = False
+        await bench.until(lambda: not bench.on_disk)
 
 
 async def test_a_queue_that_fills_gets_all_of_the_store(spool: InlineSpool) -> None:

@@ -72,14 +72,17 @@ class Writer:
         *,
         life: int,
         write_ahead: bool = False,
+        crowded: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`crowded` tells whether capture falls behind: then what is on disk can wait."""
         self._store = store
         self._waiting = waiting
         self._spool = spool
         self._life = life
         self._write_ahead = write_ahead and spool is not None
+        self._crowded = crowded
         self._clock = clock
         self._pause = pause
         self._sequence = 0
@@ -229,7 +232,7 @@ class Writer:
             return False
         if self.up and now < self._yield_until and len(self._waiting):
             return False
-        if not self._waiting.due(now, self._pace()):
+        if not self._waiting.due(now, self._pace()) and not (self.up and self._crowded()):
             return True
         starved = now - self._replayed_at >= STARVED
         return starved and (not self.up or self._waiting.fill < CALM)
