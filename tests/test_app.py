@@ -82,6 +82,10 @@ def refused(*arguments: str | Path, **settings: str) -> str:
     return one_line(command("run", *free, *arguments, **settings))
 
 
+NO_SPOOL = {"SIPSIDECAR_SPOOL__MAX_BYTES": "0"}
+"""Without a spool a database that is away at the start is an error."""
+
+
 # ------------------------------------------------------------------------- the process, all its life
 
 
@@ -274,7 +278,7 @@ def test_a_data_directory_that_cannot_be_written_is_named_in_one_line(tmp_path: 
     ],
 )  # fmt: skip
 def test_a_wrong_dsn_is_one_line_without_the_password(tmp_path: Path, dsn: str, says: str) -> None:
-    line = refused("--dsn", dsn, SIPSIDECAR_SPOOL__MAX_BYTES="0")
+    line = refused("--dsn", dsn, **NO_SPOOL)
     assert says in line
     assert "secret" not in line
     assert "sec/ret" not in line

@@ -234,6 +234,15 @@ class Sidecar:
         else:
             self._embedded = EmbeddedPostgres(data_directory(config), binaries=binaries_of(config))
             self.dsn = await self._embedded.start()
+        self._store = Postgres(postgres_settings(config, self.dsn))
+        away = False
+        try:
+            await self._store.open(floor=time.time_ns() // 1000)
+        except StoreUnavailable as error:
+            if not config.spool.max_bytes:
+                raise
+            away = True
+            log.warning("%s; what comes waits on disk until it is there", error)
         # Without room it takes nothing, but what an earlier life left there is stored.
         if config.spool.max_bytes or spool_directory(config).is_dir():
             spool = Spool(
@@ -244,15 +253,6 @@ class Sidecar:
             )
             await spool.open()
             self._spool = spool
-        self._store = Postgres(postgres_settings(config, self.dsn))
-        away = False
-        try:
-            await self._store.open(floor=time.time_ns() // 1000)
-        except StoreUnavailable as error:
-            if self._spool is None:
-                raise
-            away = True
-            log.warning("%s; what comes waits on disk until it is there", error)
         self._writer = Writer(
             self._store,
             self.waiting,
