@@ -113,4 +113,4 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time() -> N
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await examine(PostgresSettings(dsn=dsn), seconds=0.2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
