@@ -57,6 +57,8 @@ TIMER_SECONDS = 0.004
 """Time that closing calls takes at once: who waits for HTTP meanwhile waits that long."""
 YOUNG = 10_000
 """Objects between young collections: each looks at so many, which takes some milliseconds."""
+SURVIVED = 2
+"""Young collections after which survivors are set aside."""
 WHOLE_COLLECTION_EVERY = 3600.0
 CROWDED = 0.02
 """Fill of the receive buffer from which on what is on disk waits: live packets come first."""
@@ -416,16 +418,17 @@ class Sidecar:
     def _collect(self, now: float) -> None:
         """Keep the garbage collector away from what lives long: thousands of calls at a time.
 
-        What lives is set aside every second, so a young collection looks at young objects alone.
-        What became garbage in a cycle after that is found by the whole collection, once in a while.
+        What survived some young collections is set aside, so that the next ones look at young
+        objects alone. A cycle that became garbage after that waits for the whole collection.
         """
         if now >= self._whole_at:
             self._whole_at = now + WHOLE_COLLECTION_EVERY
             gc.unfreeze()
             gc.collect()
-        elif gc.get_count()[1]:
-            gc.collect(0)
-        gc.freeze()
+            gc.freeze()
+        elif gc.get_count()[1] >= SURVIVED:
+            gc.collect(1)
+            gc.freeze()
 
     def _govern(self, now: float) -> None:
         """Keep the process under its memory ceiling by lowering what may be held."""

@@ -184,6 +184,20 @@ def test_the_oldest_lingering_calls_go_first_and_are_counted(
     assert len(world.calls()) == 5
 
 
+def test_calls_that_were_hung_up_leave_no_deadline_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "SPARE_DEADLINES", 20)
+    world = _world()
+    for i in range(300):
+        at = i * 60.0
+        for line in (INVITE, OK, ACK):
+            _send(world, line, call_id=f"{i}@example.com", at=at)
+        world.run_until(at + 40.0)  # it was looked at while it was on: its end is hours ahead
+        _send(world, BYE, call_id=f"{i}@example.com", at=at + 41.0)
+    world.run_until(300 * 60.0)
+    assert len(world.calls()) == 300
+    assert len(world.pipeline.calls._deadlines) <= 2 * len(world.pipeline.calls) + 21
+
+
 def test_a_burst_of_endings_is_worked_off_in_turns() -> None:
     world = _world()
     for i in range(table.TURN + 10):

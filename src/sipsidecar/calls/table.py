@@ -37,6 +37,8 @@ MAX_LINGERING = 20_000
 """Closed calls kept for late facts; the oldest go first."""
 HOLD_LOOK = 1.0
 """Seconds between looks at a call whose beginning may still be restored."""
+SPARE_DEADLINES = 1000
+"""Deadlines that no longer count, beside one for each call, before all are put in order anew."""
 TURN = 8
 """Calls derived per turn, so that a burst of endings does not stall the receiver."""
 
@@ -259,6 +261,10 @@ class CallTable:
     def _schedule(self, call: Call, due: float) -> None:
         call.due = due
         heapq.heappush(self._deadlines, (due, call.call_id))
+        if len(self._deadlines) > 2 * len(self._calls) + SPARE_DEADLINES:
+            # A call that was hung up leaves the deadline it had before, hours ahead.
+            self._deadlines = [(call.due, call_id) for call_id, call in self._calls.items()]
+            heapq.heapify(self._deadlines)
 
     def _schedule_by(self, call: Call, due: float) -> None:
         if due < call.due:
