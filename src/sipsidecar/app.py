@@ -53,7 +53,7 @@ from sipsidecar.signals.snapshot import (
 
 TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
-TIMER_SECONDS = 0.004
+TIMER_SECONDS = 0.002
 """Time that closing calls takes at once: who waits for HTTP meanwhile waits that long."""
 YOUNG = 10_000
 """Objects between young collections: each looks at so many, which takes some milliseconds."""
@@ -444,7 +444,8 @@ class Sidecar:
         self._after_turn()
         if governor.pressed and now >= self._release_at:
             self._release_at = now + RELEASE_EVERY
-            host.release_memory()
+            if not self._crowded():  # it takes a while, and in a flood all of it is used anyway
+                host.release_memory()
             log.warning(
                 "memory: %d of %d MB in use; room for waiting rows is at %d %%, for calls at %d %%",
                 governor.used >> 20,

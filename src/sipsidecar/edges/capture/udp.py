@@ -23,7 +23,7 @@ MAX_DATAGRAM = 65_535
 PER_TURN = 64
 """Datagrams per turn, so that HTTP and the writer get theirs: at 256 the writer starved under
 overload and its queue grew to three times the memory."""
-TURN_SECONDS = 0.004
+TURN_SECONDS = 0.002
 """Time of a turn: on a slow or crowded machine 64 datagrams are too many for who waits meanwhile."""
 LOOK_EVERY = 8
 """Datagrams between looks at the clock."""
