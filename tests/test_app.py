@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -690,3 +691,22 @@ async def test_a_start_that_fails_late_closes_what_was_opened(postgres_dsn: str)
         await one.start()
     await asyncio.sleep(0)
     assert len(os.listdir("/proc/self/fd")) <= len(before)  # noqa: PTH208
+
+
+@pytest.mark.usefixtures("collector")
+async def test_cycles_of_what_was_set_aside_are_found_in_the_end(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Knot:
+        pass
+
+    async with started(settings(database)) as one:
+        knot = Knot()
+        knot.self = knot  # type: ignore[attr-defined]
+        gone = weakref.ref(knot)
+        gc.freeze()
+        del knot
+        one._collect(one._loop.time())
+        assert gone() is not None
+        one._collect(one._loop.time() + app.WHOLE_EVERY)
+        assert gone() is None

@@ -59,7 +59,10 @@ YOUNG = 10_000
 """Objects between young collections: each looks at so many, which takes some milliseconds."""
 SURVIVED = 2
 """Young collections after which survivors are set aside."""
-WHOLE_COLLECTION_EVERY = 3600.0
+WHOLE_EVERY, WHOLE_EVERY_BUSY = 300.0, 3600.0
+"""Seconds between whole collections: each connection that ended since is some megabytes of cycles,
+but to look at tens of thousands of calls takes part of a second."""
+FEW_CALLS = 5000
 CROWDED = 0.02
 """Fill of the receive buffer from which on what is on disk waits: live packets come first."""
 MEMORY_EVERY = 0.25
@@ -198,7 +201,7 @@ class Sidecar:
         self._tasks: list[asyncio.Task[None]] = []
         self._lags: list[tuple[float, float]] = []
         self._governor = Governor(config.limits.memory_bytes)
-        self._memory_at = self._release_at = self._whole_at = 0.0
+        self._memory_at = self._release_at = self._collected_at = 0.0
         self._draining = False
         self._maintained: Maintained | None = None
         self._rebuilding = bool(config.calls.rebuild_seconds and database.store_messages)
@@ -220,7 +223,7 @@ class Sidecar:
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG, 1_000_000, 1_000_000)
-        self._whole_at = self._loop.time() + WHOLE_COLLECTION_EVERY
+        self._collected_at = self._loop.time()
 
     async def _open(self) -> None:
         config = self.config
@@ -421,8 +424,9 @@ class Sidecar:
         What survived some young collections is set aside, so that the next ones look at young
         objects alone. A cycle that became garbage after that waits for the whole collection.
         """
-        if now >= self._whole_at:
-            self._whole_at = now + WHOLE_COLLECTION_EVERY
+        every = WHOLE_EVERY if len(self.pipeline.calls) < FEW_CALLS else WHOLE_EVERY_BUSY
+        if now - self._collected_at >= every:
+            self._collected_at = now
             gc.unfreeze()
             gc.collect()
             gc.freeze()
