@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -12,6 +13,14 @@ from sipsidecar.edges.embedded import EmbeddedPostgres
 from sipsidecar.edges.postgres import Postgres, PostgresSettings
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """A sidecar that a test sets up sets the level of the whole process: here others come after."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
