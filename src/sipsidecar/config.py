@@ -148,6 +148,10 @@ class Retention(msgspec.Struct, frozen=True):
     ] = 300.0
     calls_days: Annotated[int, _meta("Days to keep calls", 1, 36500)] = 90
     attempts_days: Annotated[int, _meta("Days to keep attempts", 1, 36500)] = 90
+    media_days: Annotated[int, _meta("Days to keep media quality per call", 1, 36500)] = 90
+    quality_intervals_days: Annotated[
+        int, _meta("Days to keep media quality over time", 1, 36500)
+    ] = 14
     messages_days: Annotated[int, _meta("Days to keep messages", 1, 36500)] = 7
     registrations_days: Annotated[int, _meta("Days to keep registrations", 1, 36500)] = 30
     pings_days: Annotated[int, _meta("Days to keep OPTIONS pings", 1, 36500)] = 7
@@ -175,6 +179,40 @@ class Calls(msgspec.Struct, frozen=True):
     warming_seconds: Annotated[
         float, _meta("Time after a start during which calls may lack their beginning", 0, 86400)
     ] = 180.0
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """How media is rated, and from where on a call gets a finding."""
+
+    low_mos: Annotated[float, _meta("`low_mos` below this MOS, on the codec's scale", 1, 4.5)] = 3.5
+    high_loss_percent: Annotated[
+        float, _meta("`high_loss` from this share of lost packets on", 0, 100)
+    ] = 1.0
+    high_jitter_ms: Annotated[
+        float, _meta("`high_jitter` from this mean interarrival jitter on", 0, 10_000)
+    ] = 20.0
+    dead_air_seconds: Annotated[
+        float, _meta("`dead_air` when media begins this long after the answer", 0, 3600)
+    ] = 2.0
+    one_way_seconds: Annotated[
+        float, _meta("Shortest call that `one_way_audio` and `no_media` are said of", 1, 3600)
+    ] = 5.0
+    min_seconds: Annotated[
+        float, _meta("Media shorter than this gets no MOS: it is `unrated`", 0, 3600)
+    ] = 10.0
+    id_mode: Annotated[
+        Literal["idd", "linear"], _meta("Delay impairment: G.107's Idd, or the linear fit")
+    ] = "idd"
+    narrowband_only: Annotated[
+        bool, _meta("Rate every codec on the narrowband scale, so that all MOS compare")
+    ] = False
+    plc: Annotated[bool, _meta("Receivers conceal lost G.711 packets (G.711 Appendix I)")] = True
+    network_delay_ms: Annotated[
+        float, _meta("One-way network delay to take where none was measured; 0: unknown", 0, 5000)
+    ] = 0.0
+    store_intervals: Annotated[bool, _meta("Keep each report's figures, for quality over time")] = (
+        True
+    )
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -217,6 +255,7 @@ class Config(msgspec.Struct, frozen=True):
     spool: Spool = Spool()
     retention: Retention = Retention()
     calls: Calls = Calls()
+    quality: Quality = Quality()
     limits: Limits = Limits()
     privacy: Privacy = Privacy()
     log: Log = Log()

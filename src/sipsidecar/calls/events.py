@@ -91,7 +91,15 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     trunk: str | None = None
     """None until cohorts exist."""
     mos: float | None = None
-    """None until media is rated."""
+    """Of the direction that was heard worse; None when neither was rated."""
+    mos_scale: str | None = None
+    """nb, wb or fb: MOS of two scales do not compare."""
+    mos_direction: str | None = None
+    """The direction that `mos` is of."""
+    findings: tuple[str, ...] = ()
+    """What is wrong with its media, sorted; the words of `calls.findings`."""
+    evidence: str | None = None
+    """JSON object: for each finding the figures that it stands on."""
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +141,125 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     codec_offered: str | None = None
     codec_negotiated: str | None = None
     flags: tuple[str, ...] = ()
+
+
+class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What one party of a call sent and the other heard: one per call and direction.
+
+    Loss and jitter are what the hearing side reports (RFC 3550 6.4); the one who heard well may be
+    a node in the middle, see `segment`. Where several sources report one direction, the figures are
+    those of `source` alone.
+    """
+
+    call_id: str
+    from_tag: str
+    """Empty for media without a call."""
+    stream: str
+    """Names the row among those of its call: the direction, or `unknown-` and the SSRC in hex."""
+    received_at: int
+    revision: int = 0
+    direction: str
+    """caller_to_callee, callee_to_caller or unknown."""
+    started_at: int
+    """Its first report, by the capture agent's clock; `received_at` when that is implausible."""
+    ended_at: int
+    segment: str | None = None
+    """end_to_end: heard by the party itself what the other party sent; to_middle: heard by a node
+    between; from_middle: the party itself heard what a node between had made anew."""
+    source: str | None = None
+    """rtcp, esl, vq, rtp_stat, rtpengine or log: whose figures these are; None when there are none."""
+    ssrc: int | None = None
+    """The newest one that was heard."""
+    ssrcs: int = 0
+    sender_ip: str | None = None
+    sender_port: int | None = None
+    """Of media (RTP), as SDP has it; of RTCP where SDP was not seen."""
+    receiver_ip: str | None = None
+    receiver_port: int | None = None
+    codec: str | None = None
+    """Encoding name as negotiated (IANA); the newest one."""
+    clock_rate: int | None = None
+    ptime_ms: int | None = None
+    reports: int = 0
+    """Reports that speak of it."""
+    packets_sent: int | None = None
+    packets_expected: int | None = None
+    packets_lost: int | None = None
+    loss_percent: float | None = None
+    loss_max_percent: float | None = None
+    """Of the worst interval between two reports."""
+    discard_percent: float | None = None
+    burst_ratio: float | None = None
+    upstream_loss_percent: float | None = None
+    """Loss before the node that made the stream anew (`from_middle`)."""
+    jitter_ms: float | None = None
+    """Mean of the reports' interarrival jitter."""
+    jitter_p95_ms: float | None = None
+    jitter_max_ms: float | None = None
+    rtt_ms: float | None = None
+    """Round trip between the parties: median."""
+    rtt_max_ms: float | None = None
+    delay_ms: float | None = None
+    """Mouth to ear, one way, as it was taken for the MOS."""
+    delay_source: str | None = None
+    """xr, sr_rr, esl or declared; None when no delay is known: then the MOS is a listening one."""
+    media_seconds: float | None = None
+    """How much media the reports cover."""
+    mos: float | None = None
+    """Mean over the intervals, weighted by packets: conversational, or listening without a delay."""
+    mos_kind: str | None = None
+    """cq or lq."""
+    mos_lq: float | None = None
+    mos_min: float | None = None
+    """Of the worst interval."""
+    low_share: float | None = None
+    """Share of the intervals whose MOS is under the threshold."""
+    r: float | None = None
+    """Mean transmission rating factor, on its scale."""
+    mos_scale: str | None = None
+    """nb, wb or fb."""
+    mos_grade: str | None = None
+    """A: published codec figures; B: loss robustness borrowed; C: estimated."""
+    mos_codec: str | None = None
+    """Row of the codec table that was taken."""
+    rated: bool = False
+    unrated: str | None = None
+    """Why there is no MOS: no_reports, short, no_packets or encrypted."""
+    peer_mos: float | None = None
+    """What a device or media proxy claims; never mixed with ours."""
+    peer_mos_source: str | None = None
+    """xr, vq, rtp_stat, rtpengine or log."""
+    flags: tuple[str, ...] = ()
+    """What was remarkable, sorted: assumptions made (clock_assumed, codec_assumed, ptime_assumed),
+    ssrc_changed, restarted, implausible."""
+    findings: tuple[str, ...] = ()
+
+
+class QualityInterval(msgspec.Struct, frozen=True, kw_only=True):
+    """What one report says of the time since the one before it."""
+
+    call_id: str
+    from_tag: str
+    direction: str
+    reporter_ssrc: int
+    source_ssrc: int
+    received_at: int
+    """First sighting of its call: rows of one call are together, as in `media`."""
+    at: int
+    """When the report was captured, by the agent's clock."""
+    source: str
+    """rtcp or esl."""
+    seconds: float | None = None
+    """Since the report before; None for the first."""
+    packets_expected: int | None = None
+    packets_lost: int | None = None
+    loss_percent: float | None = None
+    jitter_ms: float | None = None
+    rtt_ms: float | None = None
+    mos: float | None = None
+    mos_kind: str | None = None
+    mos_scale: str | None = None
+    r: float | None = None
 
 
 class RegistrationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,4 +320,6 @@ class PingRecord(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[str, ...] = ()
 
 
-Record = CallRecord | AttemptRecord | RegistrationRecord | PingRecord
+Record = (
+    CallRecord | AttemptRecord | MediaRecord | QualityInterval | RegistrationRecord | PingRecord
+)
