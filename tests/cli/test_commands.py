@@ -13,7 +13,8 @@ from sipsidecar.cli import commands
 from terminal import Run, hostile_capture
 
 COMMANDS = (
-    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "dsn", "doctor", "check-config",
+    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "mos", "dsn", "doctor",
+    "check-config",
 )  # fmt: skip
 
 
@@ -58,7 +59,10 @@ def test_the_commands_are_these(run: Run) -> None:
         (["calls", "--limit", "0"], "expected a number from 1 on, got '0'"),
         (["calls", "--limit", "-5"], "expected"),
         (["calls", "--limit", "many"], "expected a number from 1 on, got 'many'"),
-        (["calls", "--mos-below", "x"], "invalid float value"),
+        (["calls", "--mos-below", "x"], "expected a MOS such as 3.5, got 'x'"),
+        (["calls", "--mos-below", "nan"], "expected a MOS such as 3.5, got 'nan'"),
+        (["calls", "--finding", "sad"], "invalid choice: 'sad' (choose from"),
+        (["calls", "--finding", ""], "one_way_audio"),
         (["calls", "--sort", "call_id"], "invalid choice: 'call_id'"),
         (["calls", "--answered", "--failed"], "not allowed with"),
         (["calls", "--config", "absent.toml"], "absent.toml: No such file or directory"),

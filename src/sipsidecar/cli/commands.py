@@ -11,8 +11,10 @@ from typing import NoReturn
 
 from sipsidecar import __version__, app, demo, serving
 from sipsidecar.batch import SpoolError, StoreError
+from sipsidecar.calls.findings import KINDS
 from sipsidecar.cli.doctoring import doctor
 from sipsidecar.cli.forgetting import forget
+from sipsidecar.cli.rating import mos
 from sipsidecar.cli.reading import calls, ladder, print_dsn, write_pcap
 from sipsidecar.cli.replaying import replay
 from sipsidecar.cli.words import CliError, clear_progress, config_of, loaded_of
@@ -78,7 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(
-        name: str, handle: Callable[[argparse.Namespace], int], text: str, example: str
+        name: str,
+        handle: Callable[[argparse.Namespace], int],
+        text: str,
+        example: str,
+        *,
+        settings: bool = True,
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
@@ -88,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(handle=handle)
+        if not settings:
+            return command
         where = command.add_argument_group("where")
         where.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
         where.add_argument("--data", metavar="DIR", help="folder of the sidecar's own PostgreSQL")
@@ -108,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pcap or pcapng")
     command.add_argument("--json", action="store_true", help="one JSON object per line")
     command.add_argument("--store", action="store_true", help="write to PostgreSQL instead")
+    command.add_argument(
+        "--intervals", action="store_true", help="with --json: quality over time, too"
+    )
 
     command = add("calls", calls, "list calls", "sipsidecar calls --since 1h --code 5xx")
     command.add_argument(
@@ -123,7 +135,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--duration-above", metavar="SECONDS", help="talk time above: 60 or 1m")
     command.add_argument("--duration-below", metavar="SECONDS", help="talk time below")
-    command.add_argument("--mos-below", type=float, metavar="MOS", help="MOS below (not rated yet)")
+    command.add_argument(
+        "--mos-below", type=_mos, metavar="MOS", help="MOS of the worse direction below: 3.5"
+    )
+    command.add_argument(
+        "--finding",
+        action="append",
+        default=[],
+        choices=KINDS,
+        metavar="FINDING",
+        help="has this finding, such as one_way_audio; give it again for calls that have both",
+    )
     command.add_argument(
         "--flag",
         action="append",
@@ -136,7 +158,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--answered", action="store_true", help="only answered calls")
     which.add_argument("--failed", action="store_true", help="only calls that were not answered")
     command.add_argument(
-        "--sort", choices=postgres.ORDERS, default="started_at", help="highest first (started_at)"
+        "--sort",
+        choices=postgres.ORDERS,
+        default="started_at",
+        help="highest first (started_at); mos: lowest first",
     )
     command.add_argument(
         "--limit", type=_count, default=50, metavar="N", help="at most so many (50)"
@@ -181,6 +206,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="as one JSON object")
 
+    command = add(
+        "mos",
+        mos,
+        "rate media by the E-model: loss, delay and codec to R and MOS",
+        "sipsidecar mos --codec G729A-VAD --loss 2 --burst 1 --delay 150",
+        settings=False,
+    )
+    command.add_argument("--codec", metavar="NAME", help="of --list, or as in SDP (G711)")
+    command.add_argument("--loss", metavar="PERCENT", help="packets lost (0)")
+    command.add_argument(
+        "--burst", metavar="RATIO", help="how much longer bursts of loss are than by chance (1)"
+    )
+    command.add_argument("--delay", metavar="MS", help="mouth to ear, one way")
+    command.add_argument(
+        "--network-delay",
+        metavar="MS",
+        help="instead of --delay: the network's part, one way; the jitter buffer's is modelled",
+    )
+    command.add_argument(
+        "--jitter",
+        metavar="MS",
+        help="interarrival jitter as RTCP has it; what is too late is lost",
+    )
+    command.add_argument("--ptime", metavar="MS", help="speech that a packet holds (20)")
+    command.add_argument(
+        "--id-mode",
+        choices=("idd", "linear"),
+        default="idd",
+        help="how the delay counts: G.107 without echo (idd), or the linear fit",
+    )
+    command.add_argument("--no-plc", action="store_true", help="G.711 losses are not concealed")
+    command.add_argument(
+        "--narrowband-only", action="store_true", help="put wideband codecs on the NB scale"
+    )
+    command.add_argument("--list", action="store_true", help="show the codec table instead")
+    command.add_argument("--json", action="store_true", help="as JSON, one object per line")
+
     add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')
     command = add(
         "doctor", doctor, "find what may keep a sidecar from its work here, and what to do",
@@ -202,6 +264,12 @@ def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text!r}")
     return int(text)
+
+
+def _mos(text: str) -> float:
+    if not re.fullmatch(r"[0-5](\.[0-9]{1,6})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected a MOS such as 3.5, got {text!r}")
+    return float(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
