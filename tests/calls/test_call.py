@@ -139,3 +139,108 @@ def test_bodies_and_reasons_of_one_call_are_bounded() -> None:
     assert sum(len(reply.body) for reply in replies) <= facts.MAX_BODIES
     assert all(len(value) <= facts.MAX_REASON for reply in replies for value in reply.reasons)
     assert call.refused == 40 - facts.MAX_BODIES // 4000
+
+
+def test_only_what_changes_a_session_is_kept_of_a_dialog() -> None:
+    call = _call()
+    for text in (
+        "0.0 A>B INVITE 1/INVITE b1 a - sdp=0",
+        "1.0 B>A 183 1/INVITE b1 a x sdp=0",
+        "1.1 A>B PRACK 2/PRACK b2 a x",
+        "1.2 B>A 200 2/PRACK b2 a x",
+        "2.0 B>A 200 1/INVITE b1 a x",
+        "3.0 A>B INVITE 3/INVITE b3 a x",
+        "4.0 A>B UPDATE 4/UPDATE b4 a x",
+        "4.1 B>A 200 4/UPDATE b4 a x",
+        "5.0 A>B INFO 5/INFO b5 a x sdp=0",
+        "5.1 B>A 200 5/INFO b5 a x sdp=0",
+        "6.0 B>A 488 6/UPDATE b6 a x sdp=0",
+        "9.0 A>B BYE 7/BYE b7 a x sdp=0",
+    ):
+        _see(call, text)
+    assert call.sessions is None
+
+
+def test_offers_inside_a_dialog_and_their_answers_are_kept_with_the_requests_way() -> None:
+    call = _call()
+    for text in (
+        "1.0 A>B PRACK 2/PRACK b2 a x sdp=0",
+        "1.1 B>A 200 2/PRACK b2 a x sdp=8",
+        "2.0 B>A UPDATE 1/UPDATE c1 x a sdp=0",
+        "2.1 A>B 202 1/UPDATE c1 x a sdp=8",
+        "3.0 A>B INVITE 3/INVITE b3 a x sdp=9",
+    ):
+        _see(call, text)
+        _see(call, text, clock=2)
+    assert call.sessions is not None
+    kept = [(f.method, f.status, f.branch, f.body[-3:-2], f.ends) for f in call.sessions.values()]
+    forth, back = (_endpoint("A"), _endpoint("B")), (_endpoint("B"), _endpoint("A"))
+    assert kept == [
+        ("PRACK", None, "z9hG4bKb2", b"0", forth),
+        ("PRACK", 200, "z9hG4bKb2", b"8", forth),
+        ("UPDATE", None, "z9hG4bKc1", b"0", back),
+        ("UPDATE", 202, "z9hG4bKc1", b"8", back),
+        ("INVITE", None, "z9hG4bKb3", b"9", forth),
+    ]
+    assert all(len(fact.times) == 4 for fact in call.sessions.values())
+
+
+def test_of_copies_that_differ_the_earliest_is_kept_in_any_order() -> None:
+    copies = [
+        "3.0 A>B UPDATE 2/UPDATE b2 a x sdp=0",
+        "2.0 A>C UPDATE 2/UPDATE b2 a x sdp=8",
+        "2.0 A>C UPDATE 2/UPDATE b2 a x sdp=9",
+        "2.5 A>D UPDATE 2/UPDATE b2 a x sdp=18",
+        "3.5 A>B ACK 1/ACK b3 a x sdp=0",
+        "3.0 A>B ACK 1/ACK b3 a x",
+        "3.2 A>B ACK 1/ACK b3 a x sdp=8",
+    ]
+    for order in itertools.permutations(copies):
+        call = _call()
+        for text in order:
+            _see(call, text)
+        assert call.sessions is not None
+        (update,) = call.sessions.values()
+        assert (update.body[-3:-2], update.times) == (b"8", (1, 2_000_000))
+        assert update.ends == (_endpoint("A"), _endpoint("C"))
+        (ack,) = call.acks.values()
+        assert (ack.body[-3:-2], ack.times) == (b"8", (1, 3_000_000))
+
+
+def test_a_body_that_is_repeated_is_kept_and_counted_once() -> None:
+    call = _call()
+    _see(call, "1.0 A>B INVITE 2/INVITE b1 a x sdp=0")
+    once = call.body_bytes
+    for i in range(2, 9):
+        _see(call, f"{i}.0 A>B INVITE {i}/INVITE b{i} a x sdp=0")
+    _see(call, "9.0 B>A UPDATE 1/UPDATE c1 x a sdp=0")
+    assert call.sessions is not None
+    assert len(call.sessions) == 9
+    assert call.body_bytes < 3 * once
+    assert len({id(fact.body) for fact in call.sessions.values()}) == 2
+
+
+def test_offers_inside_a_dialog_are_capped_and_those_over_it_counted() -> None:
+    call = _call()
+    for i in range(facts.MAX_DIALOG_FACTS + 3):
+        _see(call, f"1.0 A>B UPDATE {i + 1}/UPDATE b{i} a x sdp=0")
+    assert call.sessions is not None
+    assert len(call.sessions) == facts.MAX_DIALOG_FACTS
+    assert call.refused == 3
+
+
+def test_a_body_that_was_there_and_is_not_known_leaves_its_type() -> None:
+    call = _call()
+    text = sip_text(Line.of("1.0 A>B INVITE 1/INVITE b1 a - sdp=0"), call.call_id)
+    cut = text.partition(b"v=0")[0]
+    call.see(sip.parse(cut), _endpoint("A"), _endpoint("B"), "udp", 1, 1, 1)
+    call.body_bytes = facts.MAX_BODIES
+    _see(call, "2.0 A>B UPDATE 2/UPDATE b2 a x sdp=0")
+    _see(call, "2.0 A>B UPDATE 2/UPDATE b2 a x sdp=0")
+    (leg,) = call.legs.values()
+    assert leg.first is not None
+    assert (leg.first.content_type, leg.first.body) == ("application/sdp", b"")
+    assert call.sessions is not None
+    (update,) = call.sessions.values()
+    assert (update.content_type, update.body) == ("application/sdp", b"")
+    assert call.refused == 1

@@ -1,12 +1,8 @@
-from typing import TYPE_CHECKING
-
 from sim import Line, play, sip_text
 from sipsidecar.calls.call import Call
+from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord
 from sipsidecar.calls.leaving import hashes, interrupted, key_of, marked, marks_of
 from sipsidecar.wire import sip
-
-if TYPE_CHECKING:
-    from sipsidecar.calls.events import AttemptRecord, CallRecord
 
 HERE, THERE = (b"\xc0\0\2\1", 5060), (b"\xc6\x33\x64\2", 5060)
 FORWARDED = [
@@ -27,7 +23,10 @@ def _call(*lines: str) -> Call:
 def test_records_of_one_call_id_are_told_apart_by_tag_and_branch() -> None:
     world = play([*FORWARDED, *REFUSED], parents={"p1": "b1"})
     records: list[CallRecord | AttemptRecord] = [world.call(), *world.attempts()]
-    assert [key_of(record) for record in records] == [("a", None), ("a", "z9hG4bKp1")]
+    assert [key_of(record) for record in records] == [
+        ("a", None, None),
+        ("a", "z9hG4bKp1", None),
+    ]
     assert len(hashes(records)) == 2
     assert hashes(records) != hashes([marked(record, 1, ()) for record in records])
 
@@ -38,12 +37,32 @@ def test_what_only_a_timer_would_prove_is_not_said_of_an_interrupted_call() -> N
     for record in records:
         assert (record.final_code, record.inferred) == (408, True)
         cut = interrupted(record)
+        assert not isinstance(cut, MediaRecord)
         assert (cut.final_code, cut.inferred, cut.flags) == (None, False, ("interrupted",))
 
 
 def test_what_was_seen_stays_in_an_interrupted_call() -> None:
     world = play([*FORWARDED, *REFUSED], parents={"p1": "b1"})
-    assert interrupted(world.call()).final_code == 486
+    cut = interrupted(world.call())
+    assert isinstance(cut, CallRecord)
+    assert cut.final_code == 486
+
+
+def test_media_of_an_interrupted_call_says_so_and_keeps_its_figures() -> None:
+    record = MediaRecord(
+        call_id="one@example.com",
+        from_tag="a",
+        stream="caller_to_callee",
+        received_at=0,
+        direction="caller_to_callee",
+        started_at=0,
+        ended_at=0,
+        packets_lost=3,
+    )
+    assert key_of(record) == ("a", None, "caller_to_callee")
+    cut = interrupted(record)
+    assert isinstance(cut, MediaRecord)
+    assert (cut.packets_lost, cut.flags) == (3, ("interrupted",))
 
 
 def test_a_call_met_in_its_middle_while_warming_says_so() -> None:

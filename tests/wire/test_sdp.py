@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipsidecar.wire import pcap, sdp
-from sipsidecar.wire.sdp import Codec, SdpError, audio_codecs, body_of, negotiated, parse
+from sipsidecar.wire.sdp import (
+    Codec,
+    SdpError,
+    audio_codecs,
+    body_of,
+    negotiated,
+    parse,
+    speech,
+)
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 
@@ -119,6 +127,19 @@ class TestParse:
     ) -> None:
         got = media(f"a=rtcp:{value}")
         assert (got.rtcp_port, got.rtcp_address) == (port, address)
+
+    def test_ssrcs_of_a_line_are_told_once_each(self) -> None:
+        lines = ["a=ssrc:7 cname:x", "a=ssrc:7 msid:y", "a=ssrc:4294967295", "a=ssrc:0 cname:x"]
+        assert media(*lines).ssrcs == (7, 4294967295, 0)
+        assert media(session="a=ssrc:7 cname:x").ssrcs == ()
+
+    @pytest.mark.parametrize("value", ["", "-1", "4294967296", "0x7", "7x", "\xb2", "99999999999"])
+    def test_an_ssrc_that_cannot_be_is_left_out(self, value: str) -> None:
+        assert media(f"a=ssrc:{value} cname:x", "a=ssrc:8 cname:x").ssrcs == (8,)
+
+    def test_ssrcs_of_a_line_are_capped(self) -> None:
+        lines = [f"a=ssrc:{i} cname:x" for i in range(sdp.MAX_SSRCS + 1)]
+        assert media(*lines).ssrcs == tuple(range(sdp.MAX_SSRCS))
 
     @pytest.mark.parametrize(
         "line",
@@ -251,6 +272,16 @@ class TestCodecs:
         codec = negotiated(parse("v=0\n" + "\n".join(answer)))
         assert codec is not None
         assert codec.name == name
+
+    def test_what_the_answer_only_numbers_is_what_it_was_offered_as(self) -> None:
+        offered = media(
+            "a=rtpmap:96 opus/48000/2",
+            "a=rtpmap:101 telephone-event/8000",
+            line="m=audio 4000 RTP/AVP 0 96 101",
+        )
+        answered = media("a=rtpmap:98 iLBC/8000", line="m=audio 4000 RTP/AVP 101 96 97 98")
+        assert [codec.name for codec in speech(answered)] == [None, None, None, "iLBC"]
+        assert [codec.name for codec in speech(answered, offered)] == ["opus", None, "iLBC"]
 
     def test_without_a_real_codec_nothing_is_negotiated(self) -> None:
         for line in ("m=audio 0 RTP/AVP 0", "m=audio 4000 RTP/AVP 13", "m=audio 4000 RTP/AVP"):

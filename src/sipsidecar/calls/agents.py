@@ -59,10 +59,16 @@ class Agent:
         self._strays = 0
 
     @property
-    def skew_seconds(self) -> float | None:
+    def skew_us(self) -> int | None:
         """How far the agent's clock is ahead of ours (behind: negative); None without a stamp."""
         skew = self._skew if self._skew is not None else self._least
-        return None if skew is None else -skew / 1_000_000
+        return None if skew is None else -skew
+
+    @property
+    def skew_seconds(self) -> float | None:
+        """The same in seconds."""
+        skew = self.skew_us
+        return None if skew is None else skew / 1_000_000
 
     def stamp(self, captured_at: int, received_at: int, now: float) -> None:
         """One packet's two times: the least delay seen in a window is the clocks' difference."""
@@ -153,11 +159,14 @@ class Agents:
     def clocks(self, clocks: Collection[int]) -> Clocks:
         """What a call needs to know of the clocks that saw it."""
         ids: dict[int, int | None] = {}
+        skews: dict[int, int] = {}
         local = self._configured
         for clock in clocks:
             agent = self._by_clock.get(clock)
             if agent is not None:
                 ids[clock] = agent.agent_id
+                if (skew := agent.skew_us) is not None:
+                    skews[clock] = skew
                 if not self._configured and agent.local is not None:
                     local |= {agent.local}
-        return Clocks(ids, local)
+        return Clocks(ids, local, skews)

@@ -7,10 +7,17 @@ the earliest stamp per clock (`min` does not care about order), and `record.py` 
 from the facts alone.
 """
 
-from collections.abc import Iterable
+from __future__ import annotations
+
 from sys import intern
+from typing import TYPE_CHECKING
 
 from sipsidecar.wire import sip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sipsidecar.calls.media import Facts
 
 Endpoint = tuple[bytes, int]
 """Packed address and port."""
@@ -41,6 +48,9 @@ INVITED, RANG, ANSWERED, ENDED, REFUSED = 1, 2, 4, 8, 16
 
 DIALOG_GONE = frozenset({408, 481})
 """Answers to a re-INVITE or UPDATE that end the dialog (RFC 3261 12.2.1.2, RFC 4028 10)."""
+
+NO_INTERVALS: frozenset[int] = frozenset()
+"""Shared: every frozenset() is an object of 216 bytes."""
 
 RECEIVER = 0
 """The clock of the messages that carry no time: this sidecar's own."""
@@ -168,6 +178,7 @@ class DialogFact:
         "cseq",
         "ends",
         "from_tag",
+        "key",
         "reasons",
         "times",
         "to_tag",
@@ -181,8 +192,49 @@ class DialogFact:
         self.ends = ends
         self.times: Times = ()
         self.reasons = _reasons_of(message)
+        self.key: tuple[int, int, bytes] | None = None
+        """Which copy its body is of: the earliest that has one; None without a body."""
         self.content_type = ""
         self.body = b""
+
+
+class SessionFact:
+    """A re-INVITE, UPDATE or PRACK, or a 2xx to one of the latter two, that carried a body.
+
+    Those without a body say nothing of the session and are not kept.
+    """
+
+    __slots__ = (
+        "body",
+        "branch",
+        "content_type",
+        "cseq",
+        "ends",
+        "from_tag",
+        "key",
+        "method",
+        "status",
+        "times",
+        "to_tag",
+    )
+
+    def __init__(self, method: str, status: int | None, message: sip.Message) -> None:
+        self.method = method
+        self.status = status
+        self.branch = intern(message.branch)
+        self.cseq = message.cseq
+        self.from_tag = intern(message.from_tag)
+        self.to_tag = intern(message.to_tag)
+        self.ends: tuple[Endpoint, Endpoint] | None = None
+        """Requester and responder, also of a response."""
+        self.key: tuple[int, int, bytes] | None = None
+        self.times: Times = ()
+        self.content_type = ""
+        self.body = b""
+
+
+SessionKey = tuple[str, int | None, str, int, str, str]
+"""Method, status (None: the request), branch, CSeq, From tag, To tag."""
 
 
 class Call:
@@ -202,15 +254,20 @@ class Call:
         "first_received_at",
         "gone",
         "in_dialog",
+        "intervals_said",
         "last_now",
         "legs",
         "live",
         "marks",
+        "media",
+        "media_clocks",
+        "media_news",
         "refers",
         "refused",
         "reinvites",
         "revision",
         "session_expires",
+        "sessions",
         "stored",
     )
 
@@ -230,17 +287,27 @@ class Call:
         self.in_dialog = False
         self.gone: Times = ()
         self.session_expires: int | None = None
+        self.sessions: dict[SessionKey, SessionFact] | None = None
+        """None until the first: most calls never change their session."""
         self.clocks: tuple[int, ...] = ()
         self.copies: dict[int, Copy] = {}
         self.refused = 0
         self.body_bytes = 0
-        self.emitted: dict[tuple[str, str | None], int] | None = None
+        self.emitted: dict[tuple[str, str | None, str | None], int] | None = None
         self.emitted_at = 0.0
         self.revision = 0
+        self.media: Facts | None = None
+        """What was reported of its media; None until something was."""
+        self.media_clocks: tuple[int, ...] = ()
+        self.media_news = False
+        """Something was reported since its record left."""
+        self.intervals_said = NO_INTERVALS
+        """Hashes of the intervals that have left."""
         self.marks: tuple[str, ...] = ()
         """Flags that its records get for how this process came to know it."""
-        self.stored: tuple[tuple[str, str | None, int], ...] = ()
-        """Rows that its next record replaces or takes back: From tag, branch, `received_at`."""
+        self.stored: tuple[tuple[str, str | None, str | None, int], ...] = ()
+        """Rows that its next record replaces or takes back: From tag, branch, stream,
+        `received_at`."""
 
     def see(
         self,
@@ -268,6 +335,8 @@ class Call:
                     else:
                         self.refused += 1
                     self._refresh(message)
+                    if message.body:
+                        self._see_session(message, (source, destination), clock, at)
                 else:
                     self._see_invite(message, source, destination, transport, clock, at)
             elif method == "ACK":
@@ -284,26 +353,36 @@ class Call:
                 self.in_dialog = True
                 if method == "REFER":
                     self.refers = True
-                elif method == "UPDATE":
-                    self._refresh(message)
+                elif method in ("UPDATE", "PRACK"):
+                    if method == "UPDATE":
+                        self._refresh(message)
+                    if message.body:
+                        self._see_session(message, (source, destination), clock, at)
         elif method == "INVITE":
             self._see_reply(message, source, destination, clock, at)
         elif method == "BYE" and message.status >= 200 and message.status not in self.bye_codes:
             self.bye_codes += (message.status,)
-        elif method == "UPDATE" and message.status in DIALOG_GONE:
-            self.gone = earlier(self.gone, clock, at)
+        elif method in ("UPDATE", "PRACK"):
+            if message.body and 200 <= message.status < 300:
+                self._see_session(message, (destination, source), clock, at)
+            elif method == "UPDATE" and message.status in DIALOG_GONE:
+                self.gone = earlier(self.gone, clock, at)
         where: Place | None = message.branch if method in ("INVITE", "CANCEL", "ACK") else None
         self._count_copy(fingerprint, where, source, destination, clock, at)
 
     def _body_of(self, message: sip.Message) -> tuple[str, bytes]:
-        """Content type and body, as long as the call's bodies stay within bounds."""
+        """Content type and body, as long as the call's bodies stay within bounds.
+
+        A content type without a body: there was one, and it is not known.
+        """
         if not message.body:
-            return "", b""
+            return (message.first("content-type") or "" if message.truncated else ""), b""
         self.body_bytes += len(message.body)
+        content_type = message.first("content-type") or ""
         if self.body_bytes > MAX_BODIES:
             self.refused += 1
-            return "", b""
-        return message.first("content-type") or "", message.body
+            return content_type, b""
+        return content_type, message.body
 
     def _leg(self, message: sip.Message) -> Leg | None:
         key = (message.branch, message.cseq)
@@ -386,10 +465,13 @@ class Call:
                 self.refused += 1
                 return
             fact = DialogFact(message, (source, destination))
-            fact.content_type, fact.body = self._body_of(message)
             key = (fact.from_tag, fact.cseq, fact.branch, source, destination)
             self.acks[key] = fact
         fact.times = earlier(fact.times, clock, at)
+        if message.body and (fact.key is None or (at, clock, message.body) < fact.key):
+            if message.body != fact.body:
+                fact.content_type, fact.body = self._body_of(message)
+            fact.key = (at, clock, fact.body)
 
     def _see_bye(
         self, message: sip.Message, source: Endpoint, destination: Endpoint, clock: int, at: int
@@ -406,6 +488,34 @@ class Call:
             key = (fact.from_tag, fact.to_tag, fact.cseq, source, destination)
             self.byes[key] = fact
         fact.times = earlier(fact.times, clock, at)
+
+    def _see_session(
+        self, message: sip.Message, ends: tuple[Endpoint, Endpoint], clock: int, at: int
+    ) -> None:
+        """`ends` are requester and responder."""
+        if self.sessions is None:
+            self.sessions = {}
+        method, status = message.method, message.status
+        key = (method, status, message.branch, message.cseq, message.from_tag, message.to_tag)
+        fact = self.sessions.get(key)
+        if fact is None:
+            if len(self.sessions) >= MAX_DIALOG_FACTS:
+                self.refused += 1
+                return
+            fact = SessionFact(intern(method), status, message)
+            key = (fact.method, status, fact.branch, fact.cseq, fact.from_tag, fact.to_tag)
+            self.sessions[key] = fact
+        fact.times = earlier(fact.times, clock, at)
+        if fact.key is None or (at, clock, message.body) < fact.key:
+            # Every hop, and every refresh of the session, may repeat the same body: kept once.
+            same = next((s for s in self.sessions.values() if s.body == message.body), None)
+            if same is None:
+                fact.content_type, fact.body = self._body_of(message)
+            else:
+                fact.content_type = message.first("content-type") or ""
+                fact.body = same.body
+            fact.key = (at, clock, fact.body)
+            fact.ends = ends
 
     def _refresh(self, message: sip.Message) -> None:
         """RFC 4028: the session interval that the dialog speaks of; the longest one is believed."""

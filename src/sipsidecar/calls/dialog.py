@@ -49,6 +49,8 @@ class Clocks(msgspec.Struct, frozen=True):
     """Clock to capture id; None when that agent sends none."""
     local: frozenset[bytes]
     """Packed addresses of the capture nodes; empty while unknown."""
+    skews: dict[int, int] = {}
+    """Clock to microseconds that it is ahead of the receiver's, where that is known."""
 
 
 class Dialog:
@@ -66,6 +68,7 @@ class Dialog:
         self.order = self._clock_order()
         self.byes = [b for b in call.byes.values() if from_tag in (b.from_tag, b.to_tag)]
         self.acks = [a for a in call.acks.values() if a.from_tag == from_tag]
+        self._sessions: dict[bytes, sdp.SessionDescription | None] = {}
 
     def _parents(self) -> dict[str, str]:
         """Branch of a forwarded INVITE to the branch it came from."""
@@ -152,22 +155,54 @@ class Dialog:
         ids = {self.clocks.agent_ids.get(clock) for clock in self.call.clocks}
         return tuple(sorted(i for i in ids if i is not None))
 
-    def _ends(self) -> tuple[Endpoint, Endpoint] | None:
+    def answered_at(self) -> int | None:
+        """When the first 2xx was seen, by the first clock that saw it."""
+        replies = (r for leg in self.roots for r in leg.replies.values())
+        return self._stamp(merge(r.times for r in replies if is_2xx(r)))
+
+    def early_media_at(self) -> int | None:
+        """When the first provisional response with SDP was seen; likewise."""
+        replies = (r for leg in self.roots for r in leg.replies.values())
+        return self._stamp(merge(r.times for r in replies if 100 < r.status < 200 and has_sdp(r)))
+
+    def callee_ip(self) -> bytes:
+        """Where the branch that was answered went to (packed); empty when there is none."""
+        for leg in self.legs:
+            if leg.branch in self.parents and any(map(is_2xx, leg.replies.values())):
+                ends = leg.ends()
+                if ends:
+                    return ends[1][0]
+        return b""
+
+    def ends(self) -> tuple[Endpoint, Endpoint] | None:
+        """Where its INVITEs came from and went to."""
         return next((ends for leg in self.roots if (ends := leg.ends())), None)
+
+    def session(self, content_type: str, body: bytes) -> sdp.SessionDescription | None:
+        """The SDP of a body, None when there is none or it makes no sense.
+
+        Each is parsed once for all who ask: a proxy repeats it at every hop.
+        """
+        description = sdp.body_of(content_type, body) if body else None
+        if description is None:
+            return None
+        if description not in self._sessions:
+            self._sessions[description] = parsed(description)
+        return self._sessions[description]
 
     def _codecs(
         self, legs: Sequence[Leg], answers: Sequence[Reply], provisional: Sequence[Reply]
     ) -> tuple[tuple[str, ...], str | None]:
         """Names offered, and the one agreed on; None unless the call was answered (RFC 3264)."""
         firsts = sorted((leg.first for leg in legs if leg.first), key=lambda i: i.key)
-        offer = next((d for i in firsts if (d := session_of(i.content_type, i.body))), None)
+        offer = next((d for i in firsts if (d := self.session(i.content_type, i.body))), None)
         replies = sorted(answers, key=self._reply_key) + sorted(provisional, key=self._reply_key)
-        answer = next((d for r in replies if (d := session_of(r.content_type, r.body))), None)
+        answer = next((d for r in replies if (d := self.session(r.content_type, r.body))), None)
         if offer is None and answers:
             # the offer was in the 2xx, the answer is in the ACK (RFC 3261 13.2.2.4)
             acks = sorted(self.acks, key=lambda a: (self._stamp(a.times) or 0, a.branch))
             offer = answer
-            answer = next((d for a in acks if (d := session_of(a.content_type, a.body))), None)
+            answer = next((d for a in acks if (d := self.session(a.content_type, a.body))), None)
         offered = sdp.audio_codecs(offer) if offer else ()
         return offered, agreed(offer, answer) if answers else None
 
@@ -224,11 +259,8 @@ def has_sdp(reply: Reply) -> bool:
     return bool(reply.body) and sdp.body_of(reply.content_type, reply.body) is not None
 
 
-def session_of(content_type: str, body: bytes) -> sdp.SessionDescription | None:
-    """The SDP of a body, None when there is none or it makes no sense."""
-    description = sdp.body_of(content_type, body) if body else None
-    if description is None:
-        return None
+def parsed(description: bytes) -> sdp.SessionDescription | None:
+    """What SDP says, None when it makes no sense."""
     try:
         return sdp.parse(description)
     except sdp.SdpError:

@@ -161,7 +161,7 @@ class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
     direction: str
     """caller_to_callee, callee_to_caller or unknown."""
     started_at: int
-    """Its first report, by the capture agent's clock; `received_at` when that is implausible."""
+    """Its first report, by the clock that its call is timed by."""
     ended_at: int
     segment: str | None = None
     """end_to_end: heard by the party itself what the other party sent; to_middle: heard by a node
@@ -246,7 +246,7 @@ class QualityInterval(msgspec.Struct, frozen=True, kw_only=True):
     received_at: int
     """First sighting of its call: rows of one call are together, as in `media`."""
     at: int
-    """When the report was captured, by the agent's clock."""
+    """When the report was captured, by the clock that its call is timed by."""
     source: str
     """rtcp or esl."""
     seconds: float | None = None

@@ -5,19 +5,22 @@ from collections.abc import Sequence
 import msgspec
 
 from sipsidecar.calls.call import Call
-from sipsidecar.calls.events import AttemptRecord, CallRecord
+from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord
 
 _INFERRED_BY_TIMER = frozenset({"no_response", "stuck_early"})
 
-Key = tuple[str, str | None]
+Revisable = CallRecord | AttemptRecord | MediaRecord
+"""Records that late facts may change."""
+Key = tuple[str, str | None, str | None]
 
 
-def key_of(record: CallRecord | AttemptRecord) -> Key:
-    """What names a record among those of its Call-ID: From tag, and branch of an attempt."""
-    return record.from_tag, record.branch if isinstance(record, AttemptRecord) else None
+def key_of(record: Revisable) -> Key:
+    """What names a record of its Call-ID: From tag, branch of an attempt, stream of media."""
+    branch = record.branch if isinstance(record, AttemptRecord) else None
+    return record.from_tag, branch, record.stream if isinstance(record, MediaRecord) else None
 
 
-def hashes(records: Sequence[CallRecord | AttemptRecord]) -> dict[Key, int]:
+def hashes(records: Sequence[Revisable]) -> dict[Key, int]:
     """What is remembered of records that left: enough to see whether they would change."""
     return {key_of(record): hash(record) for record in records}
 
@@ -37,17 +40,17 @@ def marks_of(call: Call) -> tuple[str, ...]:
     return call.marks
 
 
-def marked(
-    record: CallRecord | AttemptRecord, revision: int, marks: Sequence[str]
-) -> CallRecord | AttemptRecord:
+def marked(record: Revisable, revision: int, marks: Sequence[str]) -> Revisable:
     """The record as it leaves: its revision, and its flags with these."""
     flags = tuple(sorted({*record.flags, *marks}))
     return msgspec.structs.replace(record, revision=revision, flags=flags)
 
 
-def interrupted(record: CallRecord | AttemptRecord) -> CallRecord | AttemptRecord:
+def interrupted(record: Revisable) -> Revisable:
     """A record whose timers did not run out: nothing that only they would prove is said."""
     flags = tuple(sorted({*record.flags, "interrupted"} - _INFERRED_BY_TIMER))
+    if isinstance(record, MediaRecord):
+        return msgspec.structs.replace(record, flags=flags)
     by_timer = record.inferred and not record.answered
     if not by_timer:
         return msgspec.structs.replace(record, flags=flags)

@@ -47,8 +47,13 @@ from sipsidecar.calls.dialog import (
     same_endpoints,
     same_hosts,
 )
-from sipsidecar.calls.events import AttemptRecord, CallRecord
+from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord, QualityInterval
+from sipsidecar.calls.judging import Judged, judged, media_alone
+from sipsidecar.calls.thresholds import Thresholds
 from sipsidecar.wire import hep, sip
+
+MEDIA_PATIENCE = 30.0
+"""Silence after which media that no call is known of is over; RTCP comes every 2 to 7 s."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -60,23 +65,43 @@ class Outcome(msgspec.Struct, frozen=True):
     attempts: tuple[AttemptRecord, ...]
     orphan: bool
     """Nothing here is a call: stray ACKs, a BYE that the far side did not know."""
+    media: tuple[MediaRecord, ...] = ()
+    intervals: tuple[QualityInterval, ...] = ()
+
+    @property
+    def records(self) -> list[CallRecord | AttemptRecord | MediaRecord]:
+        """All that late facts may change."""
+        return [*self.calls, *self.attempts, *self.media]
 
 
-def outcome(call: Call, clocks: Clocks, timing: Timing) -> Outcome:
-    """Derive everything that the facts prove."""
+def outcome(
+    call: Call, clocks: Clocks, timing: Timing, thresholds: Thresholds | None = None
+) -> Outcome:
+    """Derive everything that the facts prove; of media only when `thresholds` are given."""
     groups = _groups(call)
     if not groups:
-        return _without_invite(call, clocks, timing)
+        return _without_invite(call, clocks, timing, thresholds)
     calls: list[CallRecord] = []
     attempts: list[AttemptRecord] = []
+    views: list[_Ingress] = []
     wait = 0.0
     for from_tag in sorted(groups):
         view = _Ingress(call, from_tag, groups[from_tag], clocks)
         record, branches, needed = view.derive(timing)
         calls.append(record)
+        views.append(view)
         attempts += branches
         wait = max(wait, needed)
-    return Outcome(call.last_now + wait, tuple(calls), tuple(attempts), False)
+    if thresholds is None:
+        return Outcome(call.last_now + wait, tuple(calls), tuple(attempts), False)
+    # Reports name a Call-ID, not a dialog of it: they are of the one that was answered.
+    spoke = max(range(len(calls)), key=lambda i: (calls[i].answered, -i))
+    heard: Judged = ((), ())
+    for i, view in enumerate(views):
+        if calls[i].answered or view.early_media_at() or (call.media is not None and i == spoke):
+            calls[i], found = judged(calls[i], view, call.media if i == spoke else None, thresholds)
+            heard = found if i == spoke else heard
+    return Outcome(call.last_now + wait, tuple(calls), tuple(attempts), False, *heard)
 
 
 def _groups(call: Call) -> dict[str, list[Leg]]:
@@ -97,19 +122,27 @@ def _groups(call: Call) -> dict[str, list[Leg]]:
     return groups
 
 
-def _without_invite(call: Call, clocks: Clocks, timing: Timing) -> Outcome:
+def _without_invite(
+    call: Call, clocks: Clocks, timing: Timing, thresholds: Thresholds | None
+) -> Outcome:
     """Facts of a dialog whose INVITE was never seen: a BYE ends it, anything else may go on."""
     nothing = Outcome(call.last_now + ORPHAN + timing.settle, (), (), True)
+    if call.media is not None and thresholds is not None:
+        heard = media_alone(call, call.media, thresholds)
+        due = call.last_now + MEDIA_PATIENCE + timing.settle
+        nothing = Outcome(due, (), (), False, *heard)
     if not call.byes:
         if call.in_dialog:
             return msgspec.structs.replace(nothing, due=call.last_now + timing.longest)
         return nothing
     if call.bye_codes and UNKNOWN_DIALOG.issuperset(call.bye_codes):
         return nothing
+    # Media of a dialog that only its BYE was seen of stays without a call: whose is whose is unknown.
     first = min(call.byes.values(), key=lambda bye: (min(bye.times[1::2]), bye.from_tag))
     view = _Ingress(call, _caller_of(first), [], clocks)
     record, _, _ = view.derive(timing)
-    return Outcome(call.last_now + ORPHAN + timing.settle, (record,), (), False)
+    due = call.last_now + ORPHAN + timing.settle
+    return Outcome(due, (record,), (), False, nothing.media, nothing.intervals)
 
 
 def _caller_of(bye: DialogFact) -> str:
@@ -227,7 +260,7 @@ class _Ingress(Branches):
             dated, dated_by = call.first_received_at, "receiver"
 
         head = self._head()
-        ends = self._ends() or (head and (head.source, head.destination))
+        ends = self.ends() or (head and (head.source, head.destination))
         what_ended = bye[0].reasons if bye else ()
         if not bye:
             what_ended = final.reasons if final else ()
@@ -503,7 +536,7 @@ class _Ingress(Branches):
             for leg in beyond
         ):
             return None  # an attempt's final was lost: this may have been it
-        ends = self._ends()
+        ends = self.ends()
         local = self.clocks.local
         if not beyond and ends is not None and ends[1][0] not in local:
             return "callee"

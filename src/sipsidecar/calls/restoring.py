@@ -10,11 +10,14 @@ from typing import NamedTuple
 import msgspec
 
 from sipsidecar.calls.call import Call, Endpoint
+from sipsidecar.calls.joining import Said
+from sipsidecar.calls.leaving import hashes
 from sipsidecar.calls.record import Outcome
 from sipsidecar.wire import sip
 
-RowKey = tuple[str, str | None, int]
-"""From tag, branch (None in `calls`) and `received_at` of a stored row; the Call-ID goes beside."""
+RowKey = tuple[str, str | None, str | None, int]
+"""From tag, branch (of an attempt), stream (of media) and `received_at` of a stored row; the Call-ID
+goes beside."""
 
 
 class Sighting(NamedTuple):
@@ -30,23 +33,41 @@ class Sighting(NamedTuple):
     received_at: int
 
 
+class Heard(NamedTuple):
+    """One stored report of media, read again: what `CallTable.receive_media` is told of a live one."""
+
+    said: Said
+    source: Endpoint
+    destination: Endpoint
+    clock: int
+    at: int
+    received_at: int
+
+
 class StoredRow(msgspec.Struct, frozen=True):
-    """One row of `calls`, or of `attempts`, that an earlier life wrote. Times in microseconds."""
+    """One row of `calls`, `attempts` or `media` that an earlier life wrote. Times in microseconds."""
 
     from_tag: str
     branch: str | None
-    """None for a call."""
+    """None for a call, and for media."""
     received_at: int
     revision: int
     interrupted: bool
     """It was written at drain, of a call that went on."""
     lasted_us: int | None = None
-    """From `started_at` to `ended_at`; None when that is unknown, and for an attempt."""
+    """From `started_at` to `ended_at`; None when that is unknown, and for what is no call."""
+    stream: str | None = None
+    """None for a call and an attempt."""
 
     @property
     def key(self) -> RowKey:
         """What names it among the rows of its Call-ID."""
-        return self.from_tag, self.branch, self.received_at
+        return self.from_tag, self.branch, self.stream, self.received_at
+
+    @property
+    def of_a_call(self) -> bool:
+        """Whether it is a row of `calls`."""
+        return self.branch is None and self.stream is None
 
     @property
     def over_at(self) -> int | None:
@@ -69,7 +90,7 @@ def last_call(
         if after - before <= patience_us:
             continue
         said = [r for r in rows if facts[begin].received_at <= r.received_at <= before]
-        ends = [row.over_at for row in said if row.branch is None]
+        ends = [row.over_at for row in said if row.of_a_call]
         forgotten = (over is not None and after - over > patience_us for over in ends)
         if ends and not any(row.interrupted for row in said) and all(forgotten):
             begin = i
@@ -89,7 +110,7 @@ def join_stored(call: Call, facts: Sequence[Sighting], rows: Sequence[StoredRow]
     revisions = [row.revision for row in rows]
     first = min([facts[0].received_at, call.first_received_at, *(row.received_at for row in rows)])
     if call.emitted is not None:
-        stored |= {(tag, branch, call.first_received_at) for tag, branch in call.emitted}
+        stored |= {(*key, call.first_received_at) for key in call.emitted}
         revisions.append(call.revision)
     elif is_over(rows):
         first = min(row.received_at for row in rows)  # what was said keeps its key
@@ -131,7 +152,4 @@ def says_it_all(
     # Half of it: messages are received with delay, and to say a record again costs one row.
     if over_at is not None and newest > over_at + settle_us // 2:
         return False
-    stored = {(row.from_tag, row.branch) for row in rows}
-    derived: set[tuple[str, str | None]] = {(record.from_tag, None) for record in said.calls}
-    derived |= {(attempt.from_tag, attempt.branch) for attempt in said.attempts}
-    return derived <= stored
+    return hashes(said.records).keys() <= {row.key[:-1] for row in rows}

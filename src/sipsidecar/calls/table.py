@@ -18,10 +18,13 @@ import msgspec
 from sipsidecar.calls.agents import Agents
 from sipsidecar.calls.call import ANSWERED, ENDED, INVITED, RANG, REFUSED, Call, Endpoint
 from sipsidecar.calls.dialog import ORPHAN, TIMER_B, TIMER_C, Timing
-from sipsidecar.calls.events import AttemptRecord, CallRecord
-from sipsidecar.calls.leaving import hashes, interrupted, key_of, marked, marks_of
+from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord, QualityInterval
+from sipsidecar.calls.joining import MediaIndex, Said, join, ssrcs_in
+from sipsidecar.calls.leaving import Revisable, hashes, interrupted, key_of, marked, marks_of
+from sipsidecar.calls.media import Facts
 from sipsidecar.calls.record import Outcome, outcome
 from sipsidecar.calls.restoring import (
+    Heard,
     RowKey,
     Sighting,
     StoredRow,
@@ -31,6 +34,7 @@ from sipsidecar.calls.restoring import (
     saw_all_of_it,
     says_it_all,
 )
+from sipsidecar.calls.thresholds import Thresholds
 from sipsidecar.wire import sip
 
 MAX_LINGERING = 20_000
@@ -55,8 +59,12 @@ def _live_state(bits: int) -> int | None:
 _STATE_OF = [_live_state(bits) for bits in range(32)]
 
 
+Leaving = CallRecord | AttemptRecord | MediaRecord | QualityInterval
+"""Records of a call, on their way out."""
+
+
 class Retraction(msgspec.Struct, frozen=True):
-    """A record that late facts proved never to have been: its key in `calls` or `attempts`."""
+    """A record that late facts proved never to have been: its key in its table."""
 
     call_id: str
     from_tag: str
@@ -64,6 +72,8 @@ class Retraction(msgspec.Struct, frozen=True):
     received_at: int
     revision: int
     """Of the change that disproved it: the records below it go."""
+    stream: str | None = None
+    """Of media; None for a call and an attempt."""
 
 
 class CallTable:
@@ -76,19 +86,25 @@ class CallTable:
         *,
         max_calls: int = 50_000,
         linger: float = 2 * TIMER_B,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self._agents = agents
         self._timing = timing or Timing()
+        self._thresholds = thresholds or Thresholds()
         self._max_calls = max_calls
         self._linger = linger
         self._calls: dict[str, Call] = {}
         self._lingering: OrderedDict[str, None] = OrderedDict()
         self._deadlines: list[tuple[float, str]] = []
-        self._records: list[CallRecord | AttemptRecord | Retraction] = []
+        self._records: list[Leaving | Retraction] = []
+        self._media_only = 0
+        self.index = MediaIndex()
         self.live = [0, 0, 0]
         self.refused_calls = 0
         self.refused_facts = 0
         self.refused_memory = 0
+        self.refused_media = 0
+        """Reports of media that no call is known of, over a quarter of the room for calls."""
         self.refuse_new = False
         """Newcomers are refused and counted in `refused_memory`: somebody governs memory."""
         self.hold_partials_until: float | None = None
@@ -136,11 +152,15 @@ class CallTable:
                 call.marks = ("warming",)
         elif received_at < call.first_received_at and call.emitted is None:
             call.first_received_at = received_at
+        if call.media is not None and not call.clocks:
+            self._media_only -= 1  # reports came before it
         before, refused = call.live, call.refused
         call.see(message, source, destination, transport, fingerprint, clock, at)
         if call.refused != refused:
             self.refused_facts += call.refused - refused
         call.last_now = now
+        if self.index.wanted and message.body:
+            self.index.read(call.call_id, message.body, self._calls)
         if call.emitted is not None:
             self._schedule_by(call, now + self._timing.settle)
         elif call.live != before:
@@ -148,8 +168,74 @@ class CallTable:
             if call.live & (ENDED | REFUSED) and not before & (ENDED | REFUSED):
                 self._schedule_by(call, now + self._timing.settle)
 
+    def call_of(
+        self,
+        call_id: str | None,
+        said: Said,
+        source: Endpoint,
+        destination: Endpoint,
+        now: float,
+    ) -> str | None:
+        """Name the call that a report belongs to: by the id it came with, by addresses, by SSRC.
+
+        An id that no SIP was seen of may be the agent's own: addresses tell more. SSRCs tell less:
+        test tools use the same one in every call. None: nobody knows.
+        """
+        if call_id and (call := self._calls.get(call_id)) is not None and call.clocks:
+            return call_id
+        self.index.want(self._calls, now)
+        if not call_id:
+            return self.index.find(source, destination, ssrcs_in(said))
+        found = self.index.find(source, destination, ())
+        return found if found is not None and self._calls[found].clocks else call_id
+
+    def receive_media(
+        self,
+        call_id: str,
+        said: Said,
+        source: Endpoint,
+        destination: Endpoint,
+        clock: int,
+        at: int,
+        now: float,
+        received_at: int,
+    ) -> None:
+        """Join one report of a call's media; the call may not be known (yet)."""
+        call = self._calls.get(call_id)
+        if call is None:
+            if self._media_only >= max(1, self._max_calls // 4):
+                self.refused_media += 1
+                return
+            call = self._admit(call_id, now, received_at)
+            if call is None:
+                return
+            self._media_only += 1
+        self._join(call, said, source, destination, clock, at)
+        if self.index.wanted:
+            self.index.learn(call.call_id, ssrcs_in(said)[0], self._calls)
+        call.media_news = True
+        # After its end a call does not go on for reports: they change its record once, at the last.
+        if call.emitted is None:
+            call.last_now = now
+
+    def receive_encrypted(
+        self, call_id: str | None, source: Endpoint, destination: Endpoint
+    ) -> None:
+        """Note that a known call has RTCP that nobody here can read (SRTCP)."""
+        known = call_id if call_id in self._calls else self.index.find(source, destination, ())
+        call = self._calls.get(known) if known is not None else None
+        if call is not None and call.clocks:
+            if call.media is None:
+                call.media = Facts()
+            call.media.see_encrypted()
+
     def restore(
-        self, call_id: str, sightings: Sequence[Sighting], rows: Sequence[StoredRow], now: float
+        self,
+        call_id: str,
+        sightings: Sequence[Sighting],
+        rows: Sequence[StoredRow],
+        now: float,
+        heard: Sequence[Heard] = (),
     ) -> bool:
         """Join what was stored of a call before a restart; False when there is no room for it.
 
@@ -168,8 +254,13 @@ class CallTable:
                 return False
         elif saw_all_of_it(call, facts, rows):
             return True
+        if call.media is not None and not call.clocks:
+            self._media_only -= 1
         before, refused = call.live, call.refused
         newest = join_stored(call, facts, rows)
+        for report in heard:
+            if report.received_at >= facts[0].received_at:
+                self._join(call, *report[:-1])
         self.refused_facts += call.refused - refused
         call.last_now = now
         if call.emitted is None and not is_over(rows):
@@ -199,6 +290,8 @@ class CallTable:
 
     def handle_timer(self, now: float) -> None:
         """Close what is due, at most `TURN` calls; the rest is due at once again."""
+        if self.index.wanted:
+            self.index.rest(now)
         for _ in range(TURN):
             if not self._deadlines or self._deadlines[0][0] > now:
                 return
@@ -207,7 +300,7 @@ class CallTable:
             if call is not None and call.due == due:
                 self._judge(call, now)
 
-    def records(self) -> list[CallRecord | AttemptRecord | Retraction]:
+    def records(self) -> list[Leaving | Retraction]:
         """What has left since the last time; drains."""
         drained, self._records = self._records, []
         return drained
@@ -234,21 +327,31 @@ class CallTable:
         self._schedule(call, now + self._timing.settle + ORPHAN)
         return call
 
+    def _join(
+        self, call: Call, said: Said, source: Endpoint, destination: Endpoint, clock: int, at: int
+    ) -> None:
+        if call.media is None:
+            call.media = Facts()
+        if clock not in call.media_clocks:
+            call.media_clocks += (clock,)
+        join(call.media, said, source, destination, clock, at)
+
     def _outcome(self, call: Call) -> Outcome:
-        return outcome(call, self._agents.clocks(call.clocks), self._timing)
+        clocks = (*call.clocks, *call.media_clocks) if call.media_clocks else call.clocks
+        return outcome(call, self._agents.clocks(clocks), self._timing, self._thresholds)
 
     def _conclude(self, call: Call, now: float) -> None:
         """Say what is known of a call and was not said yet; what is not complete, `interrupted`."""
-        if call.emitted is not None and call.last_now <= call.emitted_at:
+        if call.emitted is not None and call.last_now <= call.emitted_at and not call.media_news:
             return
         said = self._outcome(call)
         if said.orphan:
             self._dismiss(call)
             return
-        records: list[CallRecord | AttemptRecord] = [*said.calls, *said.attempts]
+        records = said.records
         if said.due > call.last_now + self._timing.settle:
             records = [interrupted(record) for record in records]
-        self._emit(call, records)
+        self._emit(call, records, said.intervals)
         call.emitted_at = now
 
     def _dismiss(self, call: Call) -> None:
@@ -280,7 +383,8 @@ class CallTable:
 
     def _judge(self, call: Call, now: float) -> None:
         # Not `<=`: what came at the very instant of the last emission is not said yet.
-        if call.emitted is not None and call.last_now < call.emitted_at:
+        only_media = call.emitted is not None and call.last_now < call.emitted_at
+        if only_media and not call.media_news:
             self._forget(call)
             return
         quick = max(self._not_before(call), call.last_now + self._timing.settle)
@@ -305,7 +409,10 @@ class CallTable:
         if said.orphan:
             self._dismiss(call)
             return
-        self._emit(call, (*said.calls, *said.attempts))
+        self._emit(call, said.records, said.intervals)
+        if only_media:
+            self._forget(call)
+            return
         call.emitted_at = now
         self._schedule(call, now + self._linger)
         self._keep(call, now)
@@ -350,7 +457,12 @@ class CallTable:
             )
         return call.last_now + (TIMER_C if bits & RANG else TIMER_B) + self._timing.settle
 
-    def _emit(self, call: Call, records: Sequence[CallRecord | AttemptRecord]) -> None:
+    def _emit(
+        self,
+        call: Call,
+        records: Sequence[Revisable],
+        intervals: Sequence[QualityInterval] = (),
+    ) -> None:
         first = call.emitted is None
         said, now_said = call.emitted or {}, hashes(records)
         fresh = [record for record in records if said.get(key := key_of(record)) != now_said[key]]
@@ -367,14 +479,24 @@ class CallTable:
             fresh = [marked(record, call.revision, marks) for record in fresh]
         self._records += fresh
         self._records += [
-            Retraction(call.call_id, tag, branch, received_at, call.revision)
-            for tag, branch, received_at in sorted(gone, key=str)
+            Retraction(call.call_id, tag, branch, received_at, call.revision, stream)
+            for tag, branch, stream, received_at in sorted(gone, key=str)
         ]
+        if intervals:
+            said_hashes = {hash((i.reporter_ssrc, i.source_ssrc, i.at)): i for i in intervals}
+            self._records += [
+                interval for key, interval in said_hashes.items() if key not in call.intervals_said
+            ]
+            call.intervals_said = frozenset(said_hashes)
+        call.media_news = False
         call.stored = ()
         call.emitted = now_said
 
     def _forget(self, call: Call) -> None:
         if call.emitted is None:
             self._move(call.live, 0)
+        if call.media is not None and not call.clocks:
+            self._media_only -= 1
+        self.index.forget(call.call_id)
         self._lingering.pop(call.call_id, None)
         del self._calls[call.call_id]

@@ -8,8 +8,8 @@ class Thresholds(msgspec.Struct, frozen=True):
 
     low_mos: float = 3.5
     high_loss_percent: float = 1.0
-    high_jitter_ms: float = 20.0
-    """One packet: a buffer of four times this costs 80 ms of delay."""
+    high_jitter_ms: float = 15.0
+    """A buffer of four times this, as the model takes it, costs 60 ms of delay."""
     dead_air_seconds: float = 2.0
     one_way_seconds: float = 5.0
     min_seconds: float = 10.0

@@ -79,7 +79,7 @@ _SIP_URI_REQUEST: Final = re.compile(
     rb"[A-Za-z0-9.!%*_+`'~-]{1,32} (?:sips?|tel|urn):", re.IGNORECASE
 )
 _TOKEN_AND_SPACE: Final = re.compile(rb"[A-Za-z0-9.!%*_+`'~-]{1,32} ")
-_NG: Final = re.compile(rb"(?:[!-~]{1,128} )?d[0-9]{1,5}:")
+_NG: Final = re.compile(rb"(?:[!-~]{1,128} )?d[0-9]{1,5}:|[!-~]{1,128} \{")
 _STUN_COOKIE: Final = b"\x21\x12\xa4\x42"
 
 _SIP, _JSON, _RTCP, _NG_KIND, _KEEP_ALIVE, _STUN, _LOG, _EMPTY, _OTHER = Kind

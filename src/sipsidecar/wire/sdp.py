@@ -18,6 +18,8 @@ MAX_FMTP: Final = 255
 """Characters of a format's parameters; longer ones are left out whole."""
 MAX_RTPMAP: Final = 64
 """Characters of an rtpmap after its payload type."""
+MAX_SSRCS: Final = 8
+"""SSRCs of one m-line; those after them are left out."""
 MAX_PARTS: Final = 16
 MAX_NESTING: Final = 3
 
@@ -83,6 +85,8 @@ class MediaDescription(msgspec.Struct, frozen=True, gc=False):
     rtcp_port: int | None = None
     """Of a=rtcp (RFC 3605)."""
     rtcp_address: str | None = None
+    ssrcs: tuple[int, ...] = ()
+    """Of a=ssrc (RFC 5576), once each; at most MAX_SSRCS."""
 
 
 class SessionDescription(msgspec.Struct, frozen=True, gc=False):
@@ -110,6 +114,7 @@ class _Level:
         self.marks: set[str] = set()
         self.rtcp_port: int | None = None
         self.rtcp_address: str | None = None
+        self.ssrcs: dict[int, None] = {}
 
 
 def parse(body: bytes | str) -> SessionDescription:
@@ -202,6 +207,10 @@ def _attribute(level: _Level, attribute: str) -> None:
                 level.fmtp.setdefault(payload_type, rest.strip())
         elif len(rest) <= MAX_RTPMAP and (mapped := _mapped(rest)):
             level.rtpmap.setdefault(payload_type, mapped)
+    elif name == "ssrc" and len(level.ssrcs) < MAX_SSRCS:
+        ssrc = _number(value.partition(" ")[0].rstrip(), 0xFFFFFFFF)
+        if ssrc is not None:
+            level.ssrcs[ssrc] = None
 
 
 @lru_cache(maxsize=512)  # the same few stand in nearly every body
@@ -236,6 +245,7 @@ def _media(
         "rtcp-mux" in marks,
         level.rtcp_port,
         level.rtcp_address,
+        tuple(level.ssrcs),
     )
 
 
@@ -255,10 +265,23 @@ def _accepted(description: SessionDescription) -> list[MediaDescription]:
     return [media for media in description.media if media.kind == "audio" and media.port]
 
 
+def speech(media: MediaDescription, offered: MediaDescription | None = None) -> tuple[Codec, ...]:
+    """Return the formats of an m-line that carry speech, in order of preference.
+
+    An answer may leave out the rtpmap of a payload type: it then is what it was `offered` as, and
+    what the offer does not name either stays without a name.
+    """
+    codecs = media.codecs
+    if offered is not None:
+        names = {codec.payload_type: codec for codec in offered.codecs}
+        codecs = tuple(c if c.name else names.get(c.payload_type, c) for c in codecs)
+    return tuple(codec for codec in codecs if codec.name not in _NOT_SPEECH)
+
+
 def audio_codecs(description: SessionDescription) -> tuple[str, ...]:
     """Name the audio codecs in order of preference, once each, without telephone-event and CN."""
-    names = (codec.name for media in _accepted(description) for codec in media.codecs)
-    return tuple(dict.fromkeys(name for name in names if name and name not in _NOT_SPEECH))
+    names = (codec.name for media in _accepted(description) for codec in speech(media))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def negotiated(answer: SessionDescription) -> Codec | None:
@@ -266,11 +289,8 @@ def negotiated(answer: SessionDescription) -> Codec | None:
 
     Its name is None when the answer leaves out the rtpmap: the offer's then holds.
     """
-    for media in _accepted(answer)[:1]:
-        for codec in media.codecs:
-            if codec.name not in _NOT_SPEECH:
-                return codec
-    return None
+    first = next(iter(_accepted(answer)), None)
+    return next(iter(speech(first)), None) if first else None
 
 
 # --------------------------------------------------------------------------------------- multipart
