@@ -76,6 +76,7 @@ def restored(message: Stored) -> Restored:
         message.destination_port,
         message.transport,
         message.payload,
+        message.kind,
     )
 
 

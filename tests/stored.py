@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sipsidecar import rows
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    MediaRecord,
+    PingRecord,
+    QualityInterval,
+    RegistrationRecord,
+)
 from sipsidecar.edges.postgres import Postgres, PostgresSettings
 from sipsidecar.edges.postgres.connection import close, connect
 
@@ -24,6 +31,8 @@ BROKEN_ROW = b"\0\1\0\0"
 KINDS: dict[str, tuple[type[msgspec.Struct], Callable[[Any, int], bytes]]] = {
     "calls": (CallRecord, rows.encode_call),
     "attempts": (AttemptRecord, rows.encode_attempt),
+    "media": (MediaRecord, rows.encode_media),
+    "quality_intervals": (QualityInterval, rows.encode_interval),
     "registrations": (RegistrationRecord, rows.encode_registration),
     "pings": (PingRecord, rows.encode_ping),
 }
@@ -92,10 +101,43 @@ def attempt(call_id: str, branch: str, **changes: Any) -> AttemptRecord:
     return AttemptRecord(call_id=call_id, branch=branch, **(values | changes))
 
 
+def media(call_id: str, stream: str = "caller_to_callee", **changes: Any) -> MediaRecord:
+    values: dict[str, Any] = {
+        "from_tag": "t",
+        "received_at": NOON,
+        "direction": stream if "_to_" in stream else "unknown",
+        "started_at": NOON,
+        "ended_at": NOON + 60_000_000,
+    }
+    return MediaRecord(call_id=call_id, stream=stream, **(values | changes))
+
+
+def media_row(call_id: str, stream: str = "caller_to_callee", **changes: Any) -> bytes:
+    return rows.encode_media(media(call_id, stream, **changes), 1)
+
+
+def interval(call_id: str, at: int = NOON, **changes: Any) -> QualityInterval:
+    values: dict[str, Any] = {
+        "from_tag": "t",
+        "direction": "caller_to_callee",
+        "reporter_ssrc": 2**32 - 1,
+        "source_ssrc": 2**31,
+        "received_at": NOON,
+        "source": "rtcp",
+    }
+    return QualityInterval(call_id=call_id, at=at, **(values | changes))
+
+
+def interval_row(call_id: str, at: int = NOON, **changes: Any) -> bytes:
+    return rows.encode_interval(interval(call_id, at, **changes), 1)
+
+
 def filled(kind: type[msgspec.Struct]) -> Any:
     def value(number: int, name: str, annotation: Any) -> Any:
-        if name.endswith("_at"):
+        if name == "at" or name.endswith("_at"):
             return NOON + number
+        if name == "evidence":
+            return '{"evidence": ["ü", 1.5]}'
         if name.endswith("_ip"):
             return "2001:db8::1" if number % 2 else "192.0.2.7"
         by_type: dict[Any, Any] = {

@@ -4,6 +4,8 @@ import pytest
 
 from sipsidecar import demo, rows
 from sipsidecar.batch import Waiting
+from sipsidecar.calls.events import MediaRecord, QualityInterval
+from sipsidecar.calls.table import Retraction
 from sipsidecar.keeping import RowMaker
 from sipsidecar.pipeline import Pipeline, Stored
 
@@ -83,3 +85,75 @@ def test_every_record_of_a_pipeline_becomes_a_row_of_its_table(node: int) -> Non
     assert set(found) == {"calls", "attempts", "registrations", "pings"}
     assert sum(map(len, found.values())) == len(outputs)
     assert all(row.endswith(node.to_bytes(4, "big")) for row in found["calls"])
+
+
+def media(stream: str = "caller_to_callee", revision: int = 0) -> MediaRecord:
+    return MediaRecord(
+        call_id="a@b",
+        from_tag="t",
+        stream=stream,
+        direction="caller_to_callee",
+        received_at=NOW,
+        revision=revision,
+        started_at=NOW,
+        ended_at=NOW,
+    )
+
+
+INTERVAL = QualityInterval(
+    call_id="a@b",
+    from_tag="t",
+    direction="caller_to_callee",
+    reporter_ssrc=1,
+    source_ssrc=2,
+    received_at=NOW,
+    at=NOW,
+    source="rtcp",
+)
+
+
+def test_media_and_its_intervals_become_rows_that_account_for_no_packet() -> None:
+    kept = waiting()
+    RowMaker(kept, 3, messages=True).add([media(), INTERVAL], 0.0)
+    assert sum(kept.packets_waiting.values()) == 0
+    assert taken(kept) == {
+        "media": [rows.encode_media(media(), 3)],
+        "quality_intervals": [rows.encode_interval(INTERVAL, 3)],
+    }
+
+
+def test_intervals_that_are_not_wanted_become_no_rows() -> None:
+    kept = waiting()
+    RowMaker(kept, 3, messages=True, intervals=False).add([media(), INTERVAL], 0.0)
+    assert list(taken(kept)) == ["media"]
+
+
+def test_a_later_revision_of_media_puts_the_earlier_out_of_date() -> None:
+    kept = waiting()
+    RowMaker(kept, 3, messages=True).add([media(revision=2)], 0.0)
+    batch = kept.take()
+    assert batch is not None
+    key = ("media", "a@b", "t", "caller_to_callee", NOW, 3, 2)
+    assert batch.replaced == [rows.Replaced(*key)]
+
+
+@pytest.mark.parametrize(
+    ("branch", "stream", "table", "part"),
+    [
+        (None, None, "calls", ""),
+        ("z9hG4bK", None, "attempts", "z9hG4bK"),
+        ("", None, "attempts", ""),
+        (None, "unknown-1", "media", "unknown-1"),
+        (None, "", "media", ""),
+    ],
+)
+def test_what_is_taken_back_is_named_by_its_table_and_its_key_as_stored(
+    branch: str | None, stream: str | None, table: str, part: str
+) -> None:
+    kept = waiting()
+    gone = Retraction("a\0", "t", branch, NOW, 4, stream)
+    RowMaker(kept, 3, messages=True).add([gone], 0.0)
+    batch = kept.take()
+    assert batch is not None
+    assert batch.tables == {}
+    assert batch.replaced == [rows.Replaced(table, r"a\x00", "t", part, NOW, 3, 4)]

@@ -8,7 +8,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sipsidecar import rows
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    MediaRecord,
+    PingRecord,
+    QualityInterval,
+    RegistrationRecord,
+)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 STAMP = 1_785_000_000_123_456
@@ -17,6 +24,8 @@ EPOCH = 946_684_800_000_000
 ENCODERS: list[tuple[str, type[msgspec.Struct], Any]] = [
     ("calls", CallRecord, rows.encode_call),
     ("attempts", AttemptRecord, rows.encode_attempt),
+    ("media", MediaRecord, rows.encode_media),
+    ("quality_intervals", QualityInterval, rows.encode_interval),
     ("registrations", RegistrationRecord, rows.encode_registration),
     ("pings", PingRecord, rows.encode_ping),
 ]
@@ -62,6 +71,19 @@ def call(**changes: Any) -> dict[str, bytes | None]:
         "started_at": STAMP,
     }
     return split("calls", rows.encode_call(CallRecord(**(values | changes)), 1))
+
+
+def media(**changes: Any) -> MediaRecord:
+    values: dict[str, Any] = {
+        "call_id": "a@b",
+        "from_tag": "t",
+        "stream": "caller_to_callee",
+        "direction": "caller_to_callee",
+        "received_at": STAMP,
+        "started_at": STAMP,
+        "ended_at": STAMP,
+    }
+    return MediaRecord(**(values | changes))
 
 
 def int8(value: int) -> bytes:
@@ -213,6 +235,79 @@ def test_fields_of_a_call_are_encoded_by_their_types() -> None:
     assert fields["talk_ms"] is fields["ended_at"] is fields["dst_ip"] is fields["trunk"] is None
 
 
+def test_fields_of_media_are_encoded_by_their_types() -> None:
+    record = media(
+        ssrc=2**32 - 1,
+        sender_ip="10.0.0.1",
+        sender_port=30_000,
+        clock_rate=8000,
+        reports=7,
+        packets_lost=-3,
+        loss_percent=5.5,
+        mos=4.25,
+        rated=True,
+        findings=("high_loss",),
+    )
+    fields = split("media", rows.encode_media(record, 1))
+    assert fields["stream"] == fields["direction"] == b"caller_to_callee"
+    assert fields["ssrc"] == int8(2**32 - 1)
+    assert fields["sender_ip"] == bytes((2, 32, 0, 4, 10, 0, 0, 1))
+    assert fields["sender_port"] == struct.pack(">i", 30_000)
+    assert fields["clock_rate"] == struct.pack(">i", 8000)
+    assert fields["reports"] == struct.pack(">i", 7)
+    assert fields["packets_lost"] == int8(-3)
+    assert fields["loss_percent"] == struct.pack(">d", 5.5)
+    assert fields["rated"] == b"\1"
+    assert fields["ended_at"] == int8(STAMP - EPOCH)
+    assert fields["findings"] == struct.pack(">iiiiii9s", 1, 0, 25, 1, 1, 9, b"high_loss")
+    assert fields["mos_scale"] is fields["rtt_ms"] is fields["packets_sent"] is None
+
+
+def test_fields_of_an_interval_are_encoded_by_their_types() -> None:
+    record = QualityInterval(
+        call_id="a@b",
+        from_tag="",
+        direction="unknown",
+        reporter_ssrc=2**32 - 1,
+        source_ssrc=2**31,
+        received_at=STAMP,
+        at=STAMP + 5,
+        source="rtcp",
+        seconds=5.0,
+    )
+    fields = split("quality_intervals", rows.encode_interval(record, 1))
+    assert fields["reporter_ssrc"] == int8(2**32 - 1)
+    assert fields["source_ssrc"] == int8(2**31)
+    assert fields["at"] == int8(STAMP + 5 - EPOCH)
+    assert fields["seconds"] == struct.pack(">d", 5.0)
+    assert fields["packets_lost"] is fields["mos"] is None
+
+
+def test_evidence_is_a_document_in_the_binary_form_of_jsonb() -> None:
+    assert call(evidence='{"high_loss": [{"percent": 5.5}]}')["evidence"] == (
+        b'\1{"high_loss":[{"percent":5.5}]}'
+    )
+    assert call()["evidence"] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "no JSON", "[1]", "null", '"text"', '{"a": NaN}', '{"a": 1e400}', '{"a": "\\ud800"}',
+        '{"a": "\udcff"}', '{"a": 1', '{"a":' + "[" * 3000 + "]" * 3000 + "}",
+        '{"a": "' + "x" * rows.JSON_CAP + '"}', '{"a": "' + "é" * (rows.JSON_CAP // 2) + '"}',
+    ],
+)  # fmt: skip
+def test_evidence_that_jsonb_would_refuse_or_that_is_too_long_is_null(text: str) -> None:
+    assert call(evidence=text) == call()
+
+
+def test_a_strangers_nul_does_not_make_evidence_disappear() -> None:
+    assert call(evidence='{"\\u0000k": ["a\\u0000b", {"c": "\\u0000"}]}')["evidence"] == (
+        rb'\x01{"\\x00k":["a\\x00b",{"c":"\\x00"}]}'.replace(rb"\x01", b"\1")
+    )
+
+
 def test_an_empty_array_has_no_dimension() -> None:
     assert call()["flags"] == struct.pack(">iii", 0, 0, 25)
 
@@ -274,6 +369,14 @@ def test_a_later_revision_names_the_key_as_it_was_stored() -> None:
     )
     assert rows.replaced(late, 4) == rows.Replaced(
         "calls", r"a\x00", "t" * rows.TAG_CAP, "", rows.TIME_MAX, 4, 2
+    )
+
+
+def test_a_later_revision_of_media_names_its_stream() -> None:
+    late = media(stream="unknown-" + "x" * 999, revision=3)
+    assert rows.replaced(media(), 4) is None
+    assert rows.replaced(late, 4) == rows.Replaced(
+        "media", "a@b", "t", ("unknown-" + "x" * 999)[: rows.BRANCH_CAP], STAMP, 4, 3
     )
 
 

@@ -12,8 +12,14 @@ import msgspec
 
 from sipsidecar.rows import Replaced
 
-WORTH = ("messages", "quarantine", "pings", "registrations", "attempts", "calls")
-"""The tables, what is worth least first: the order in which rows are given up for room."""
+WORTH = (
+    "messages", "quality_intervals", "quarantine", "pings", "registrations", "media", "attempts",
+    "calls",
+)  # fmt: skip
+"""The tables, what is worth least first: the order in which rows are given up for room.
+
+What `quality_intervals` says over time, `media` says in sum.
+"""
 ROW_OVERHEAD = 120
 """Bytes of Python objects per waiting row, so that the bound is about memory, not payload."""
 KEY_OVERHEAD = 600

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from sipsidecar import rows
 from sipsidecar.batch import Waiting
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    MediaRecord,
+    PingRecord,
+    QualityInterval,
+    RegistrationRecord,
+)
 from sipsidecar.calls.table import Retraction
 from sipsidecar.pipeline import Output, Stored
 from sipsidecar.wire import hep
@@ -13,10 +20,13 @@ from sipsidecar.wire import hep
 class RowMaker:
     """What leaves the pipeline to rows that wait for the database."""
 
-    def __init__(self, waiting: Waiting, node_id: int, *, messages: bool) -> None:
+    def __init__(
+        self, waiting: Waiting, node_id: int, *, messages: bool, intervals: bool = True
+    ) -> None:
         self._waiting = waiting
         self._node_id = node_id
         self._messages = messages
+        self._intervals = intervals
         self._sequence = 0
 
     def keep(self, stored: Sequence[Stored], now: float) -> None:
@@ -71,6 +81,13 @@ class RowMaker:
             elif isinstance(record, AttemptRecord):
                 row, gone = rows.encode_attempt(record, node_id), rows.replaced(record, node_id)
                 waiting.add("attempts", row, now, replaces=gone)
+            elif isinstance(record, MediaRecord):
+                row, gone = rows.encode_media(record, node_id), rows.replaced(record, node_id)
+                waiting.add("media", row, now, replaces=gone)
+            elif isinstance(record, QualityInterval):
+                if self._intervals:
+                    row = rows.encode_interval(record, node_id)
+                    waiting.add("quality_intervals", row, now)
             elif isinstance(record, RegistrationRecord):
                 waiting.add("registrations", rows.encode_registration(record, node_id), now)
             elif isinstance(record, PingRecord):
@@ -80,12 +97,10 @@ class RowMaker:
 
 
 def _gone(record: Retraction, node_id: int) -> rows.Replaced:
-    return rows.Replaced(
-        "calls" if record.branch is None else "attempts",
-        rows.clean_call_id(record.call_id),
-        record.from_tag,
-        record.branch or "",
-        record.received_at,
-        node_id,
-        record.revision,
-    )
+    table, part = "calls", ""
+    if record.stream is not None:
+        table, part = "media", record.stream
+    elif record.branch is not None:
+        table, part = "attempts", record.branch
+    key = (record.call_id, record.from_tag, part, record.received_at, node_id, record.revision)
+    return rows.clean_key(rows.Replaced(table, *key))

@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    MediaRecord,
+    PingRecord,
+    QualityInterval,
+    RegistrationRecord,
+)
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What a COPY stream begins with: signature, flags, length of the header extension."""
@@ -27,8 +34,11 @@ TRAILER = b"\xff\xff"
 CALL_ID_CAP = 512
 TAG_CAP = 256
 BRANCH_CAP = 256
+"""Of a branch, and of a stream's name."""
 TEXT_CAP = 256
 LONG_TEXT_CAP = 1024
+JSON_CAP = 1 << 14
+"""Of a document; a longer one is NULL, for a part of it says nothing."""
 ARRAY_CAP = 64
 """How many elements of an array are kept."""
 PAYLOAD_CAP = 1 << 20
@@ -151,6 +161,29 @@ def _array(oid: int, element: _Encoder) -> _Encoder:
     return encode
 
 
+def _storable(value: Any) -> Any:  # noqa: ANN401 -- whatever JSON holds
+    """Make the text in a document storable: jsonb refuses NUL."""
+    if isinstance(value, str):
+        return clean_text(value, JSON_CAP).decode()
+    if isinstance(value, dict):
+        return {_storable(key): _storable(one) for key, one in value.items()}
+    return [_storable(one) for one in value] if isinstance(value, list) else value
+
+
+def _json_object(value: str | None) -> bytes:
+    """Encode a JSON object for a jsonb column; NULL for what is none, or over its cap."""
+    if value is None or len(value) > JSON_CAP:
+        return _NULL
+    try:
+        # Decoded and encoded anew: what jsonb refuses (half a surrogate pair, 1e400) ends here.
+        raw = msgspec.json.encode(_storable(msgspec.json.decode(value, type=dict[str, Any])))
+    except (ValueError, RecursionError):
+        return _NULL
+    if len(raw) > JSON_CAP:
+        return _NULL
+    return _pack_length(1 + len(raw)) + b"\1" + raw  # 1: version of jsonb's binary form
+
+
 _int2 = _integer("h")
 _int4 = _integer("i")
 _int8 = _integer("q")
@@ -162,6 +195,7 @@ _BY_NAME: dict[str, _Encoder] = {
     "call_id": _call_id,
     "from_tag": _key(TAG_CAP),
     "branch": _key(BRANCH_CAP),
+    "stream": _key(BRANCH_CAP),
     "user_agent": _long_text,
     "final_phrase": _long_text,
     "reason": _long_text,
@@ -170,6 +204,14 @@ _BY_NAME: dict[str, _Encoder] = {
     "clock_agent_id": _int8,
     "cseq": _int8,
     "expires": _int8,
+    # SSRCs and counts of RTCP are unsigned numbers of 32 bits
+    "ssrc": _int8,
+    "reporter_ssrc": _int8,
+    "source_ssrc": _int8,
+    "packets_sent": _int8,
+    "packets_expected": _int8,
+    "packets_lost": _int8,
+    "evidence": _json_object,
 }
 _BY_SUFFIX: dict[str, _Encoder] = {"at": _time, "ip": _inet, "port": _port}
 _BY_TYPE: dict[Any, _Encoder] = {
@@ -206,6 +248,8 @@ class _Layout:
 
 _CALL = _Layout(CallRecord)
 _ATTEMPT = _Layout(AttemptRecord)
+_MEDIA = _Layout(MediaRecord)
+_INTERVAL = _Layout(QualityInterval)
 _REGISTRATION = _Layout(RegistrationRecord)
 _PING = _Layout(PingRecord)
 
@@ -222,12 +266,18 @@ _QUARANTINE_COLUMNS = (
 TABLES: dict[str, tuple[str, ...]] = {
     "calls": _CALL.columns,
     "attempts": _ATTEMPT.columns,
+    "media": _MEDIA.columns,
+    "quality_intervals": _INTERVAL.columns,
     "registrations": _REGISTRATION.columns,
     "pings": _PING.columns,
     "messages": _MESSAGE_COLUMNS,
     "quarantine": _QUARANTINE_COLUMNS,
 }
 """The columns of every row encoded here, in order."""
+
+LATER_COLUMNS = {"findings": _array(25, _short_text)(())}
+"""What stands, encoded, in a column that rows of an earlier version of the sidecar lack and that
+cannot be NULL."""
 
 
 def encode_call(record: CallRecord, node_id: int) -> bytes:
@@ -238,6 +288,16 @@ def encode_call(record: CallRecord, node_id: int) -> bytes:
 def encode_attempt(record: AttemptRecord, node_id: int) -> bytes:
     """Encode a row of `attempts`."""
     return _ATTEMPT.encode(record, node_id)
+
+
+def encode_media(record: MediaRecord, node_id: int) -> bytes:
+    """Encode a row of `media`."""
+    return _MEDIA.encode(record, node_id)
+
+
+def encode_interval(record: QualityInterval, node_id: int) -> bytes:
+    """Encode a row of `quality_intervals`."""
+    return _INTERVAL.encode(record, node_id)
 
 
 def encode_registration(record: RegistrationRecord, node_id: int) -> bytes:
@@ -256,8 +316,8 @@ class Replaced(NamedTuple):
     table: str
     call_id: str
     from_tag: str
-    branch: str
-    """Empty for a call."""
+    part: str
+    """Branch of an attempt, stream of media; empty for a call."""
     received_at: int
     node_id: int
     revision: int
@@ -268,21 +328,24 @@ def clean_key(key: Replaced) -> Replaced:
     return key._replace(
         call_id=clean_call_id(key.call_id),
         from_tag=clean_text(key.from_tag or "", TAG_CAP).decode(),
-        branch=clean_text(key.branch or "", BRANCH_CAP).decode(),
+        part=clean_text(key.part or "", BRANCH_CAP).decode(),
         received_at=_clamp_time(key.received_at),
         node_id=_clamp_int4(key.node_id),
         revision=_clamp_int4(key.revision),
     )
 
 
-def replaced(record: CallRecord | AttemptRecord, node_id: int) -> Replaced | None:
+def replaced(record: CallRecord | AttemptRecord | MediaRecord, node_id: int) -> Replaced | None:
     """Name what must go when this record is stored; None for a first revision."""
     if record.revision <= 0:
         return None
-    table, branch = (
-        ("attempts", record.branch) if isinstance(record, AttemptRecord) else ("calls", "")
-    )
-    key = (record.call_id, record.from_tag, branch, record.received_at, node_id, record.revision)
+    if isinstance(record, CallRecord):
+        table, part = "calls", ""
+    elif isinstance(record, AttemptRecord):
+        table, part = "attempts", record.branch
+    else:
+        table, part = "media", record.stream
+    key = (record.call_id, record.from_tag, part, record.received_at, node_id, record.revision)
     return clean_key(Replaced(table, *key))
 
 

@@ -1,12 +1,15 @@
+import asyncio
 import http.server
 import json
 import re
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +18,10 @@ import pytest
 
 from asking import certificate
 from running import CORPUS, ENVIRONMENT, LIMIT
-from sipsidecar import cli
-from sipsidecar.calls.events import CallRecord
+from sipsidecar import cli, rows
+from sipsidecar.calls.events import CallRecord, MediaRecord
 from sipsidecar.wire import hep, pcap
+from stored import NOON, call, call_row, media_row, message, store
 from terminal import HOSTILE, Row, Run
 
 FILTERS: list[tuple[list[str], Callable[[Row], bool]]] = [
@@ -434,3 +438,246 @@ def test_a_pcap_that_cannot_be_written_is_one_line(run: Run, dsn: str, tmp_path:
 def test_the_dsn_that_was_given_is_printed(run: Run) -> None:
     dsn = "postgresql://me:secret@db.example.com/calls"
     assert run("dsn", "--dsn", dsn).out == f"{dsn}\n"
+
+
+# --- media -------------------------------------------------------------------------------------
+
+HEARD = "heard@pbx"
+OFFER = "v=0\r\nc=IN IP4 192.0.2.1\r\nm=audio 30000 RTP/AVP 0 96\r\na=rtpmap:96 opus/48000/2\r\n"
+ANSWER = "v=0\r\nc=IN IP4 192.0.2.2\r\nm=audio 40000 RTP/AVP {} 101\r\na=rtpmap:101 telephone-event/8000\r\n"
+
+
+def sip_message(start: str, cseq: str, body: str = "", more: str = "") -> bytes:
+    kind = "Content-Type: application/sdp\r\n" if body else ""
+    return (
+        f"{start}\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{cseq}\r\n"
+        f"From: <sip:a@x>;tag=a\r\nTo: <sip:b@x>\r\nCall-ID: {HEARD}\r\nCSeq: {cseq}\r\n"
+        f"{kind}{more}Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+def block(fraction: int, lost: int, jitter: int) -> bytes:
+    return struct.pack(">IIIIII", 7, fraction << 24 | lost & 0xFFFFFF, 5000, jitter, 0, 0)
+
+
+def rtcp_packet(kind: int, *blocks: bytes) -> bytes:
+    body = struct.pack(">I", 9) + (bytes(20) if kind == 200 else b"") + b"".join(blocks)
+    return bytes((0x80 | len(blocks), kind)) + struct.pack(">H", len(body) // 4) + body
+
+
+VOIP_METRICS = struct.pack(
+    ">BBHI BB BB HH HH bbBB BBBB BBHHH",
+    7, 0, 8, 7, 26, 13, 0, 0, 0, 0, 40, 10, 0, 0, 0, 16, 80, 127, 41, 39, 0, 0, 40, 60, 200,
+)  # fmt: skip
+JSON_REPORT = json.dumps(
+    {
+        "ssrc": 9, "type": 201, "report_count": 1,
+        "report_blocks": [{
+            "source_ssrc": 7, "fraction_lost": 15, "packets_lost": 12, "highest_seq_no": 5000,
+            "ia_jitter": 193, "lsr": 0, "dlsr": 0,
+        }],
+    }
+).encode()  # fmt: skip
+
+
+def message_rows(answer: str, *reports: tuple[int, bytes]) -> list[bytes]:
+    """An answered call with its SDP, and packets of other kinds, a second apart."""
+    payloads = [
+        (1, sip_message("INVITE sip:b@x SIP/2.0", "1 INVITE", OFFER)),
+        (1, sip_message("SIP/2.0 200 OK", "1 INVITE", answer)),
+        *reports,
+        (1, sip_message("BYE sip:b@x SIP/2.0", "2 BYE", more="X-RTP-Stat: CS=0;PS=1;PR=1\r\n")),
+    ]
+    return [
+        message(HEARD, n, captured_at=NOON + n * 1_000_000, kind=kind, payload=payload)
+        for n, (kind, payload) in enumerate(payloads)
+    ]
+
+
+def store_heard(dsn: str, messages: list[bytes], **tables: list[bytes]) -> None:
+    async def write() -> None:
+        async with store(dsn) as opened:
+            await opened.write(opened.first_sequence, {"messages": messages, **tables})
+
+    asyncio.run(write())
+
+
+def rungs(run: Run, dsn: str) -> list[tuple[str, list[str]]]:
+    rows = run("ladder", "--dsn", dsn, HEARD, "--json").rows
+    assert all("kind" not in row for row in rows)
+    return [(row["label"], row["notes"]) for row in rows]
+
+
+def test_reports_stand_in_the_ladder_with_their_figures(run: Run, database: str) -> None:
+    reports = [
+        (5, JSON_REPORT),
+        (5, rtcp_packet(200, block(0, -1, 0))),
+        (5, rtcp_packet(201, block(128, 400, 80), block(0, 0, 8))),
+        (5, rtcp_packet(203)),
+        (5, struct.pack(">BBHI", 0x80, 207, 10, 9) + VOIP_METRICS),
+        (5, b"{}"),
+        (5, b"\x81\xc8garbage"),
+        (61, b"abc d7:command4:pinge"),
+        (100, b"some log line \x1b[31m"),
+        (35, b"NLR=1.0"),
+        (99, b'{"mos": 4.2}'),
+        (77, b"?"),
+    ]
+    store_heard(database, message_rows(ANSWER.format(0), *reports))
+    invite, ok, *others, bye = rungs(run, database)
+    assert invite == ("INVITE sip:b@x", ["SDP PCMU opus"])
+    assert ok == ("200 OK", ["SDP PCMU"])
+    assert bye == ("BYE sip:b@x", ["X-RTP-Stat"])
+    assert others[:3] == [
+        ("RTCP RR", ["loss 5.9 % (12), jitter 24.1 ms"]),
+        ("RTCP SR", ["loss 0.0 % (-1), jitter 0.0 ms"]),
+        ("RTCP RR", ["loss 50.0 % (400), jitter 10.0 ms", "loss 0.0 % (0), jitter 1.0 ms"]),
+    ]
+    assert others[4] == (
+        "RTCP XR",
+        ["XR loss 10.2 %, discarded 5.1 %, MOS-LQ 4.1, MOS-CQ 3.9, R 80"],
+    )
+    labels = [label for label, _ in others]
+    assert {labels[3], *labels[5:7]} == {"RTCP"}
+    assert others[5][1]  # why it is none
+    assert labels[7:] == ["rtpengine NG", "log", "VQ report", "QoS report", "HEP type 77"]
+    drawn = run("ladder", "--dsn", database, HEARD, "--width", "150").out
+    assert "RTCP RR" in drawn
+    assert "loss 5.9 % (12), jitter 24.1 ms" in drawn
+    assert "\x1b" not in drawn
+
+
+def test_jitter_is_in_units_where_sdp_does_not_agree_on_a_clock(run: Run, database: str) -> None:
+    messages = message_rows(ANSWER.format(0), (5, JSON_REPORT))
+    other = sip_message("SIP/2.0 200 OK", "1 INVITE", OFFER.replace("0 96", "96"))
+    messages.append(message(HEARD, 99, captured_at=NOON + 99, payload=other))
+    store_heard(database, messages)
+    assert ("RTCP RR", ["loss 5.9 % (12), jitter 193 units"]) in rungs(run, database)
+
+
+def test_the_clock_of_jitter_is_that_of_the_answer_and_not_of_the_offer(
+    run: Run, database: str
+) -> None:
+    opus = ANSWER.format(96) + "a=rtpmap:96 opus/48000/2\r\n"
+    store_heard(database, message_rows(opus, (5, JSON_REPORT)))
+    assert ("RTCP RR", ["loss 5.9 % (12), jitter 4.0 ms"]) in rungs(run, database)
+
+
+def test_a_publish_of_voice_quality_is_marked(run: Run, database: str) -> None:
+    publish = sip_message("PUBLISH sip:b@x SIP/2.0", "3 PUBLISH", more="Event: vq-rtcpxr\r\n")
+    store_heard(database, message_rows(ANSWER.format(0), (1, publish)))
+    assert ("PUBLISH sip:b@x", ["VQ report"]) in rungs(run, database)
+
+
+EVIDENCE = {
+    "one_way_audio": [{"direction": "callee_to_caller", "sent": 1500, "heard": 0, "seconds": None}],
+    "low_mos": [
+        {"direction": "caller_to_callee", "mos": 2.98765, "hosts": ["a", HOSTILE]},
+        {"direction": "callee_to_caller", "mos": 3.0},
+    ],
+}
+
+
+@pytest.fixture
+def heard(database: str) -> str:
+    """The DSN of a database with a call that has media and findings, one that has none of it."""
+    now = time.time_ns() // 1000
+    record = call(
+        HEARD, received_at=now, started_at=now, mos=2.98765, mos_scale="nb",
+        mos_direction="caller_to_callee", findings=("low_mos", "no_media", "one_way_audio"),
+        evidence=json.dumps(EVIDENCE),
+    )  # fmt: skip
+    plain = call_row("plain@pbx", received_at=now, started_at=now)
+    better = call_row("better@pbx", received_at=now, started_at=now, mos=4.4, mos_scale="wb")
+    some = [
+        media_row(
+            HEARD, mos=2.98765, mos_scale="nb", mos_kind="cq", mos_grade="A", loss_percent=5.456,
+            jitter_ms=24.06, rtt_ms=80.4, codec="PCMU", source="rtcp", reports=9,
+            findings=("low_mos",),
+        ),
+        media_row(HEARD, "callee_to_caller", unrated="no_packets", codec=HOSTILE),
+    ]  # fmt: skip
+    store_heard(
+        database,
+        message_rows(ANSWER.format(0), (5, JSON_REPORT)),
+        calls=[rows.encode_call(record, 1), plain, better],
+        media=some,
+    )
+    return database
+
+
+def test_under_a_ladder_stands_the_media_of_each_direction_and_what_is_wrong_with_it(
+    run: Run, heard: str
+) -> None:
+    said = run("ladder", "--dsn", heard, HEARD, "--width", "160")
+    drawing, told = said.out.split("\n\n")[-2:]
+    assert "BYE sip:b@x" in drawing
+    heading, first, second, *findings = told.splitlines()
+    assert heading.split() == [
+        "stream", "codec", "mos", "mos_kind", "mos_scale", "mos_grade", "unrated", "loss_percent",
+        "jitter_ms", "rtt_ms", "reports", "source", "findings",
+    ]  # fmt: skip
+    assert first.split() == [
+        "caller_to_callee", "PCMU", "2.99", "cq", "nb", "A", "-", "5.46", "24.1", "80", "9", "rtcp",
+        "low_mos",
+    ]  # fmt: skip
+    assert second.startswith("callee_to_caller  evil\\x1b[31m")
+    assert findings[0].startswith("low_mos caller_to_callee: mos 2.988, hosts a, evil\\x1b")
+    assert findings[1:] == [
+        "low_mos callee_to_caller: mos 3",
+        "no_media",
+        "one_way_audio callee_to_caller: sent 1500, heard 0",
+    ]
+    assert all(char.isprintable() for char in said.out.replace("\n", ""))
+    narrow = run("ladder", "--dsn", heard, HEARD, "--width", "60").out
+    assert max(map(len, narrow.splitlines())) <= 60
+
+
+def test_media_follows_the_messages_of_a_ladder_as_json(run: Run, heard: str) -> None:
+    found = run("ladder", "--dsn", heard, HEARD, "--json").rows
+    assert [row.get("kind") for row in found] == [None] * 4 + ["media"] * 2
+    assert set(found[-1]) == {"kind", *MediaRecord.__struct_fields__, "node_id"}
+    assert (found[4]["stream"], found[4]["mos"]) == ("caller_to_callee", 2.98765)
+    assert found[4]["ended_at"].endswith("Z")
+
+
+def test_media_that_outlives_its_messages_has_a_ladder_without_any(run: Run, database: str) -> None:
+    store_heard(database, [], media=[media_row(HEARD, mos=4.2)])
+    said = run("ladder", "--dsn", database, HEARD)
+    assert said.code == 0
+    assert said.out.startswith("no messages\n\nstream")
+    assert "no messages of such a call" in run("pcap", "--dsn", database, HEARD, "-o", "x").refusal
+
+
+def test_calls_are_found_by_what_is_wrong_with_their_media(run: Run, heard: str) -> None:
+    def found(*asked: str) -> list[str]:
+        said = run("calls", "--dsn", heard, "--json", *asked)
+        return [row["call_id"] for row in said.rows]
+
+    assert found("--finding", "one_way_audio") == [HEARD]
+    assert found("--finding", "one_way_audio", "--finding", "low_mos") == [HEARD]
+    assert found("--finding", "one_way_audio", "--finding", "high_loss") == []
+    assert found("--mos-below", "3.5") == [HEARD]
+    assert found("--mos-below", "4.5", "--sort", "mos") == [HEARD, "better@pbx"]
+    assert found("--sort", "mos")[2] == "plain@pbx"
+
+
+def test_evidence_is_an_object_in_json(run: Run, heard: str) -> None:
+    (row,) = run("calls", "--dsn", heard, "--json", "--finding", "low_mos").rows
+    assert row["evidence"] == EVIDENCE
+    assert row["findings"] == ["low_mos", "no_media", "one_way_audio"]
+    assert (row["mos"], row["mos_scale"]) == (2.98765, "nb")
+
+
+def test_a_table_of_calls_shows_mos_and_findings_when_there_are_any(run: Run, heard: str) -> None:
+    heading, *lines = run("calls", "--dsn", heard, "--sort", "mos").out.splitlines()
+    assert heading.split()[-3:] == ["flags", "mos", "findings"]
+    assert lines[0].endswith("2.99  low_mos,no_media,one_way_audio")
+    assert lines[1].endswith("4.40  -")
+    assert lines[2].endswith(" -  -")
+    plain = run("calls", "--dsn", heard, "--call-id", "plain").out.splitlines()
+    assert plain[0].split()[-1] == "flags"
+
+
+def test_live_calls_take_no_finding_as_filter(run: Run) -> None:
+    assert "takes no filter" in run("calls", "--live", "--finding", "low_mos").refusal

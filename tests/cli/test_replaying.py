@@ -1,14 +1,26 @@
 import os
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from running import CORPUS, command, recent
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    MediaRecord,
+    PingRecord,
+    QualityInterval,
+    RegistrationRecord,
+)
+from sipsidecar.calls.table import Retraction
 from sipsidecar.cli import replaying
 from sipsidecar.cli.words import CALL_COLUMNS
+from sipsidecar.edges.replay import Replay
+from stored import NOON, call, interval, media
 from terminal import Run
 
 
@@ -27,7 +39,7 @@ def test_a_replay_as_json_is_a_line_per_record_and_a_summary(run: Run) -> None:
         assert row["started_at"].startswith("2026-11-20T")
     assert summary == {
         "kind": "summary",
-        "packets": 240, "calls": 10, "attempts": 20, "registrations": 30, "pings": 10,
+        "packets": 240, "calls": 10, "attempts": 20, "media": 0, "registrations": 30, "pings": 10,
         "messages": 240, "quarantined": 0, "refused": 0, "orphans": 0, "not_sip": 0,
         "refused_by_reason": {}, "odd": {}, "cut_packets": 0, "skipped_packets": {},
         "truncated_files": [],
@@ -40,7 +52,7 @@ def test_a_replay_for_people_is_a_table_and_a_summary(run: Run) -> None:
     heading, *lines, summary = said.out.splitlines()
     assert heading.split() == list(CALL_COLUMNS)
     assert len(lines) == 8
-    assert summary.startswith("136 packets, 8 calls, 8 attempts, 0 registrations")
+    assert summary.startswith("136 packets, 8 calls, 8 attempts, 0 media, 0 registrations")
 
 
 def test_a_cut_capture_is_replayed_and_said_to_be_cut(run: Run, tmp_path: Path) -> None:
@@ -95,3 +107,100 @@ def test_a_large_replay_is_stored_batch_by_batch(
     said = run("replay", "--store", "--json", "--dsn", database, path)
     assert said.rows == [{"kind": "stored", "calls": 32, "attempts": 30, "messages": 236}]
     assert len(run("calls", "--dsn", database, "--limit", "100", "--json").rows) == 32
+
+
+# --- media -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What leaves the pipeline of every replay, whatever is in its files."""
+    mine: list[Any] = []
+
+    class Told(Replay):
+        def __iter__(self) -> Iterator[Any]:
+            yield from mine
+
+        def turns(self) -> Iterator[list[Any]]:
+            yield mine
+
+    monkeypatch.setattr(replaying, "Replay", Told)
+    return mine
+
+
+ANY_FILE = CORPUS / "kamailio/e_early183.pcap"
+
+
+def test_a_replay_as_json_has_media_and_only_when_asked_its_intervals(
+    run: Run, outputs: list[Any]
+) -> None:
+    outputs += [
+        call("a", findings=("low_mos",), evidence='{"low_mos": [{"mos": 2.5}]}', mos=2.5),
+        media("a", mos=2.5),
+        interval("a", NOON),
+        interval("a", NOON + 5_000_000),
+    ]
+    *rows, summary = run("replay", "--json", ANY_FILE).rows
+    assert [row["kind"] for row in rows] == ["call", "media"]
+    assert rows[0]["evidence"] == {"low_mos": [{"mos": 2.5}]}
+    assert set(rows[1]) == {"kind", *MediaRecord.__struct_fields__}
+    assert summary["media"] == 1
+    *rows, summary = run("replay", "--json", "--intervals", ANY_FILE).rows
+    assert [row["kind"] for row in rows] == ["call", "media", "interval", "interval"]
+    assert set(rows[2]) == {"kind", *QualityInterval.__struct_fields__}
+    assert rows[3]["at"] == "2026-07-20T12:00:05.000000Z"
+    assert rows[3]["source_ssrc"] == 2**31
+
+
+def test_a_replay_shows_the_newest_of_each_stream_and_not_what_was_taken_back(
+    run: Run, outputs: list[Any]
+) -> None:
+    outputs += [
+        call("a"),
+        media("a", mos=4.0),
+        media("a", "unknown-00000007"),
+        media("a", "callee_to_caller", mos=3.0),
+        media("a", from_tag="x", mos=1.0),
+        media("a", mos=4.1, revision=1),
+        Retraction("a", "t", None, NOON, 1, "unknown-00000007"),
+    ]
+    found = [row for row in run("replay", "--json", ANY_FILE).rows if row["kind"] == "media"]
+    assert [(row["from_tag"], row["stream"], row["mos"]) for row in found] == [
+        ("t", "caller_to_callee", 4.1),
+        ("t", "callee_to_caller", 3.0),
+        ("x", "caller_to_callee", 1.0),
+    ]
+    outputs.append(Retraction("a", "t", None, NOON, 2))
+    kinds = [row["kind"] for row in run("replay", "--json", ANY_FILE).rows]
+    assert kinds == ["media"] * 3 + ["summary"]
+
+
+def test_a_replay_for_people_has_the_media_under_the_calls(run: Run, outputs: list[Any]) -> None:
+    outputs += [call("a@pbx"), media("a@pbx", mos=4.1234, mos_scale="nb"), interval("a@pbx")]
+    said = run("replay", ANY_FILE)
+    calls, streams = said.out.split("\n\n")
+    assert calls.splitlines()[0].split() == list(CALL_COLUMNS)
+    heading, line, summary = streams.splitlines()
+    assert heading.split() == ["call_id", "stream", "mos", "mos_scale", "reports"]
+    assert line.split() == ["a@pbx", "caller_to_callee", "4.12", "nb", "0"]
+    assert "1 calls, 0 attempts, 1 media" in summary
+
+
+def test_media_without_a_call_is_shown_too(run: Run, outputs: list[Any]) -> None:
+    outputs += [media("", "unknown-00000007", from_tag="", loss_percent=0.0)]
+    heading, line, summary = run("replay", ANY_FILE).out.splitlines()
+    assert heading.split() == ["stream", "loss_percent", "reports"]
+    assert line.split() == ["unknown-00000007", "0", "0"]
+    assert "0 calls, 0 attempts, 1 media" in summary
+
+
+def test_media_and_its_intervals_are_stored_unless_the_settings_say_no(
+    run: Run, outputs: list[Any], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs += [call("a"), media("a"), interval("a")]
+    stored = run("replay", "--store", "--json", "--dsn", database, ANY_FILE).rows
+    assert stored == [{"kind": "stored", "calls": 1, "media": 1, "quality_intervals": 1}]
+    monkeypatch.setenv("SIPSIDECAR_QUALITY__STORE_INTERVALS", "false")
+    outputs[:] = [call("b"), media("b"), interval("b")]
+    stored = run("replay", "--store", "--json", "--dsn", database, ANY_FILE).rows
+    assert stored == [{"kind": "stored", "calls": 1, "media": 1}]

@@ -10,10 +10,16 @@ from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from sipsidecar import batch, demo
+from sipsidecar.calls.findings import KINDS
 from sipsidecar.edges.metrics import Metrics
 from sipsidecar.pipeline import REFUSED_KINDS, Pipeline
 from sipsidecar.signals.snapshot import (
+    JITTER_BOUNDS,
     KNOWN_CODES,
+    LOSS_BOUNDS,
+    MOS_BOUNDS,
+    REPORTS,
+    UNRATED,
     WRITE_BOUNDS,
     AgentFigures,
     CaptureFigures,
@@ -150,6 +156,29 @@ def busy() -> Snapshot:
     return pipeline.snapshot(60.0)
 
 
+def of(bounds: tuple[float, ...], *seen: float) -> Histogram:
+    histogram = Histogram(bounds)
+    for value in seen:
+        histogram.observe(value)
+    return histogram
+
+
+def heard() -> Snapshot:
+    """The same after reports of media."""
+    return msgspec.structs.replace(
+        busy(),
+        mos={
+            ("nb", "caller_to_callee"): of(MOS_BOUNDS, 4.41, 4.0),
+            ("wb", "unknown"): of(MOS_BOUNDS, 1.0),
+        },
+        loss={"caller_to_callee": of(LOSS_BOUNDS, 0.0, 0.02), "unknown": of(LOSS_BOUNDS, 1.0)},
+        jitter={"callee_to_caller": of(JITTER_BOUNDS, 0.0213)},
+        findings={"low_mos": 2, "one_way_audio": 1},
+        reports={"sr": 12, "implausible": 1},
+        unrated={"short": 3},
+    )
+
+
 def fresh() -> Snapshot:
     return Pipeline().snapshot(0.0)
 
@@ -213,7 +242,7 @@ def after_hostile_input(count: int = 1) -> Figures:
 
 
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
-@pytest.mark.parametrize("snapshot", [busy, fresh])
+@pytest.mark.parametrize("snapshot", [busy, heard, fresh])
 def test_a_page_is_read_by_prometheus_own_parser(
     accept: str, snapshot: Callable[[], Snapshot]
 ) -> None:
@@ -238,7 +267,7 @@ def test_an_accept_header_of_garbage_gives_a_page() -> None:
 
 
 def test_names_follow_prometheus_conventions() -> None:
-    for family in families(figures(busy()), OPENMETRICS).values():
+    for family in families(figures(heard()), OPENMETRICS).values():
         if not family.name.startswith("sipsidecar_"):
             continue
         assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
@@ -246,7 +275,8 @@ def test_names_follow_prometheus_conventions() -> None:
         assert not family.documentation.endswith(".")
         assert not re.search(r"_(ms|us|milliseconds|kb|mb|percent|count|total)$", family.name)
         if family.type == "histogram":
-            assert family.name.endswith("_seconds")
+            # a MOS has no unit
+            assert family.name.endswith(("_seconds", "_ratio")) or family.name == "sipsidecar_mos"
         for sample in family.samples:
             if family.type == "counter":
                 assert sample.name.endswith("_total")
@@ -315,6 +345,39 @@ def test_a_histogram_is_cumulative_and_holds_every_value() -> None:
     assert [s.value for s in writes if s.labels["le"] in ("0.01", "0.025", "+Inf")] == [0, 1, 2]
 
 
+def test_the_quality_of_media_is_shown_by_scale_and_direction() -> None:
+    found = families(figures(heard()))
+    mos = {
+        (s.labels["scale"], s.labels["direction"], s.labels["le"]): s.value
+        for s in found["sipsidecar_mos"].samples
+        if "le" in s.labels
+    }
+    ours = ("nb", "caller_to_callee")
+    assert [mos[*ours, le] for le in ("3.8", "4.0", "4.4", "4.5", "+Inf")] == [0, 1, 1, 2, 2]
+    assert mos["wb", "unknown", "1.0"] == mos["wb", "unknown", "+Inf"] == 1
+    said = values(figures(heard()))
+    assert said["mos_sum", "caller_to_callee", "nb"] == pytest.approx(8.41)
+    assert said["mos_count", "unknown", "wb"] == 1
+    loss = {
+        (s.labels["direction"], s.labels["le"]): s.value
+        for s in found["sipsidecar_media_loss_ratio"].samples
+        if "le" in s.labels
+    }
+    assert [loss["caller_to_callee", le] for le in ("0.0", "0.01", "0.02", "+Inf")] == [1, 1, 2, 2]
+    assert (loss["unknown", "0.5"], loss["unknown", "1.0"]) == (0, 1)
+    assert said["media_jitter_seconds_sum", "callee_to_caller"] == pytest.approx(0.0213)
+    assert said["findings_total", "low_mos"] == 2
+    assert said["media_reports_total", "sr"] == 12
+    assert said["media_unrated_total", "short"] == 3
+
+
+def test_findings_and_reports_are_there_before_the_first_one() -> None:
+    found = values(figures(fresh()))
+    assert [found["findings_total", kind] for kind in KINDS] == [0] * len(KINDS)
+    assert [found["media_reports_total", what] for what in REPORTS] == [0] * len(REPORTS)
+    assert [found["media_unrated_total", why] for why in UNRATED] == [0] * len(UNRATED)
+
+
 def test_losses_and_refusals_are_there_before_the_first_one() -> None:
     said = figures(fresh())
     storage = msgspec.structs.replace(said.storage, packets_dropped={})
@@ -367,6 +430,7 @@ def test_no_byte_of_a_stranger_is_on_the_page(accept: str) -> None:
 
 
 CODES = {"unknown", "other", *map(str, KNOWN_CODES)}
+DIRECTIONS = {"caller_to_callee", "callee_to_caller", "unknown"}
 CLASSES = {"2xx", "3xx", "4xx", "5xx", "6xx", "unknown"}
 ALLOWED = {
     ("packets_kind", "kind"): {kind.name.lower().replace("_", "-") for kind in hep.Kind},
@@ -396,8 +460,15 @@ ALLOWED = {
     ("attempts", "code"): CODES,
     ("registrations", "code"): CODES,
     ("pings", "code"): CODES,
+    ("mos", "scale"): {"nb", "wb", "fb"},
+    ("mos", "direction"): DIRECTIONS,
+    ("media_loss_ratio", "direction"): DIRECTIONS,
+    ("media_jitter_seconds", "direction"): DIRECTIONS,
+    ("findings", "finding"): set(KINDS),
+    ("media_reports", "what"): set(REPORTS),
+    ("media_unrated", "why"): set(UNRATED),
     ("limits", "cap"): {"calls", "facts", "lingering", "transactions", "agents", "streams",
-        "memory",
+        "memory", "media", "media-addresses",
     },
     ("agent_packets", "agent"): {"edge", "other"},
     ("agent_last_seen_seconds", "agent"): {"edge", "other"},
@@ -407,7 +478,9 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(
-    "said", [lambda: figures(busy()), lambda: after_hostile_input(1000)], ids=["demo", "hostile"]
+    "said",
+    [lambda: figures(busy()), lambda: figures(heard()), lambda: after_hostile_input(1000)],
+    ids=["demo", "media", "hostile"],
 )
 def test_every_label_has_a_value_of_a_fixed_set(said: Callable[[], Figures]) -> None:
     for family in families(said()).values():

@@ -67,6 +67,7 @@ class Answers:
                 "transport": m.transport,
                 "call_id": m.call_id,
                 "payload": m.payload,
+                "kind": m.kind,
             }
             for m in self.tables.messages
             if m.call_id in call_ids
@@ -75,7 +76,8 @@ class Answers:
     async def rows(self, call_ids: Sequence[str]) -> list[dict[str, Any]]:
         self._next("rows", list(call_ids))
         found = [row for row in self.tables.rows.values() if row.call_id in call_ids]
-        return [{"branch": None, "ended_at": None} | msgspec.structs.asdict(row) for row in found]
+        unsaid = {"branch": None, "stream": None, "ended_at": None}
+        return [unsaid | msgspec.structs.asdict(row) for row in found]
 
     async def pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -269,7 +271,9 @@ class _Wired:
 
 def _as_asked(record: CallRecord | AttemptRecord) -> dict[str, Any]:
     fields = msgspec.structs.asdict(record)
-    fields["agent_ids"] = list(fields["agent_ids"])
+    for name in ("agent_ids", "findings"):
+        if name in fields:
+            fields[name] = list(fields[name])
     return {name: fields[name] for name in fields if name not in ("revision", "flags")}
 
 
@@ -332,5 +336,7 @@ async def test_every_flow_cut_by_a_restart_is_in_postgresql_as_if_it_was_not(
             for fields in records:
                 # messages of the second half came when the rebuild was over, not at their time
                 del fields["received_at"], fields["call_id"]
+                if fields.get("evidence"):
+                    fields["evidence"] = msgspec.json.decode(fields["evidence"])
             records.sort(key=str)
     assert expected == found

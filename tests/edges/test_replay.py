@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    MediaRecord,
+    PingRecord,
+    QualityInterval,
+    RegistrationRecord,
+)
 from sipsidecar.calls.table import Retraction
 from sipsidecar.edges import replay
 from sipsidecar.edges.replay import Replay, ReplayError
@@ -201,9 +208,10 @@ def test_what_kamailio_could_not_read_is_kept_and_makes_no_call_answered() -> No
     assert all(one.payload for one in replayed.kept)
 
 
-def test_media_reports_are_kept_and_no_calls() -> None:
+def test_media_reports_are_kept_and_become_media_but_no_calls() -> None:
     replayed = Replayed(KAMAILIO / "r_rtpengine_rtcp.pcap")
-    assert replayed.records == {}
+    kinds = {type(one) for one in replayed.records.values()}
+    assert kinds == {MediaRecord, QualityInterval}
     assert {one.kind for one in replayed.kept} == {5}
     truth = json.loads((KAMAILIO / "r_rtpengine_rtcp.json").read_text())
     counts = Counter(one.call_id for one in replayed.kept)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +177,48 @@ def test_rows_of_an_earlier_version_get_null_for_new_columns_and_lose_old_ones(
     monkeypatch.setitem(TABLES, "pings", ("three", "new", "one"))
     _, found, _ = decode("pings", content)
     assert found == [Row(b"\0\3" + b"\0\0\0\2cc" + b"\xff\xff\xff\xff" + b"\0\0\0\1a", 7)]
+
+
+async def test_calls_spooled_before_there_were_findings_are_stored_with_none(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sipsidecar.edges.postgres import Postgres, PostgresSettings
+
+    today = TABLES["calls"]
+    old = tuple(
+        name for name in today if name not in {"mos_scale", "mos_direction", "findings", "evidence"}
+    )
+    record = CallRecord(call_id="old@x", from_tag="t", received_at=1, started_at=1, mos=4.1)
+    (row,) = module._fitted([rows.encode_call(record, 1)], today, old)
+    monkeypatch.setitem(TABLES, "calls", old)
+    content = b"".join(encode("calls", [Row(row, 1)], [KEY], LIFE, 1.0).parts)
+    monkeypatch.setitem(TABLES, "calls", today)
+    _, found, replaced = decode("calls", content)
+    assert replaced == [KEY]
+    store = Postgres(PostgresSettings(dsn=database))
+    await store.open()
+    try:
+        written = await store.write(1, {"calls": [one.data for one in found]})
+    finally:
+        await store.close()
+    assert written.refused == {}
+    connection = await asyncpg.connect(database)
+    try:
+        kept = await connection.fetchrow("SELECT call_id, mos, findings, evidence FROM calls")
+    finally:
+        await connection.close()
+    assert kept is not None
+    assert tuple(kept) == ("old@x", 4.1, [], None)
+
+
+def test_keys_spooled_by_an_earlier_version_are_read_by_their_place() -> None:
+    details = module._Details(columns=TABLES["calls"], lengths=[], packets=[], replaced=[])
+    text = msgspec.json.encode(details).replace(
+        b'"replaced":[]', b'"replaced":[["calls","a","t","b",1,2,3]]'
+    )
+    assert msgspec.json.decode(text, type=module._Details).replaced == [
+        Replaced("calls", "a", "t", "b", 1, 2, 3)
+    ]
 
 
 async def test_postgresql_loads_a_file_as_it_is(tmp_path: Path, database: str) -> None:
@@ -398,18 +441,19 @@ def test_only_so_many_damaged_files_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_oldest_messages_go_first_and_calls_last(tmp_path: Path) -> None:
-    with opened(tmp_path, max_bytes=12 * BLOCK) as spool:
+    files = 2 * len(WORTH)
+    with opened(tmp_path, max_bytes=files * BLOCK) as spool:
         for number in range(2):
             spool.put(of(number, **dict.fromkeys(WORTH, 1)))
         gone = []
-        for number in range(2, 14):
+        for number in range(2, 2 + files):
             before = spool.report().rows_dropped
             spool.put(of(number, calls=1))
             after = spool.report().rows_dropped
             gone += [one for one in after if after[one] != before.get(one)]
-            assert spool.report().bytes <= 12 * BLOCK
+            assert spool.report().bytes <= files * BLOCK
         assert gone == [(table, "spool-full") for table in WORTH for _ in range(2)]
-        assert [one.sequence for one in all_of(spool)] == list(range(2, 14))
+        assert [one.sequence for one in all_of(spool)] == list(range(2, 2 + files))
         accounted(spool.report())
 
 

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from sipsidecar.pipeline import Pipeline
 from sipsidecar.signals.snapshot import (
     DELAY_BOUNDS,
+    JITTER_BOUNDS,
     KNOWN_CODES,
+    LOSS_BOUNDS,
+    MOS_BOUNDS,
     NO_SPOOL,
     WRITE_BOUNDS,
     CaptureFigures,
@@ -63,10 +66,29 @@ def figures(**changes: Any) -> Figures:
 # --------------------------------------------------------------------------------------- histograms
 
 
-@pytest.mark.parametrize("bounds", [DELAY_BOUNDS, WRITE_BOUNDS])
+@pytest.mark.parametrize(
+    "bounds", [DELAY_BOUNDS, WRITE_BOUNDS, MOS_BOUNDS, LOSS_BOUNDS, JITTER_BOUNDS]
+)
 def test_bounds_rise(bounds: tuple[float, ...]) -> None:
     assert list(bounds) == sorted(set(bounds))
-    assert bounds[0] > 0
+    assert bounds[0] >= 0
+
+
+def test_a_call_without_any_loss_is_told_from_one_with_a_little() -> None:
+    histogram = Histogram(LOSS_BOUNDS)
+    histogram.observe(0.0)
+    histogram.observe(0.0001)
+    assert histogram.counts[:2] == [1, 1]
+
+
+def test_every_mos_and_every_share_of_loss_has_a_bucket() -> None:
+    assert (MOS_BOUNDS[0], MOS_BOUNDS[-1]) == (1.0, 4.5)
+    assert (LOSS_BOUNDS[0], LOSS_BOUNDS[-1]) == (0.0, 1.0)
+
+
+def test_a_snapshot_says_nothing_of_media_until_there_is_some() -> None:
+    said = FIGURES.pipeline
+    assert not any((said.mos, said.loss, said.jitter, said.findings, said.reports, said.unrated))
 
 
 @given(st.lists(st.floats(0, 1e6)))

@@ -11,9 +11,9 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from sipsidecar.cli.words import (
     config_of,
     iso,
     json_line,
+    media_table,
     moment_of,
     readable,
     seconds_of,
@@ -32,15 +33,21 @@ from sipsidecar.cli.words import (
 from sipsidecar.config import Config, parse_address
 from sipsidecar.edges import embedded, postgres
 from sipsidecar.edges.postgres import PostgresSettings
-from sipsidecar.tables import printable
-from sipsidecar.wire import WireError, hep, pcap, sdp, sip
+from sipsidecar.tables import clip, printable
+from sipsidecar.wire import WireError, hep, pcap, rtcp, sdp, sip
 
+T = TypeVar("T")
 Rows = list[dict[str, Any]]
 MAX_ERROR = 4096
 """Bytes that are read of an answer that says what is wrong."""
+MAX_NOTES = 4
+"""Blocks of one RTCP packet that a ladder has words for."""
+KINDS_OF_PAYLOAD = {hep.Kind.RTCP: "RTCP", hep.Kind.NG: "rtpengine NG", hep.Kind.LOG: "log"}
+KINDS_OF_TYPE = {5: "RTCP", 32: "QoS report", 34: "QoS report", 35: "VQ report", 99: "QoS report"}
+"""HEP protocol types whose payload does not tell by itself."""
 FILTERS = (
     "since", "until", "code", "trunk", "from_user", "to_user", "pdd_above", "duration_above",
-    "duration_below", "mos_below", "flag", "call_id", "answered", "failed",
+    "duration_below", "mos_below", "flag", "finding", "call_id", "answered", "failed",
 )  # fmt: skip
 
 
@@ -55,8 +62,8 @@ async def reading_dsn(config: Config) -> AsyncIterator[str]:
         yield dsn
 
 
-def _ask(config: Config, question: Callable[[PostgresSettings], Awaitable[Rows]]) -> Rows:
-    async def answer() -> Rows:
+def _ask(config: Config, question: Callable[[PostgresSettings], Awaitable[T]]) -> T:
+    async def answer() -> T:
         async with reading_dsn(config) as dsn:
             return await question(PostgresSettings(dsn=dsn, password=config.database.password))
 
@@ -84,6 +91,7 @@ def calls(arguments: argparse.Namespace) -> int:
         flags=tuple(arguments.flag),
         call_id=arguments.call_id,
         answered=True if arguments.answered else False if arguments.failed else None,
+        findings=tuple(arguments.finding),
         order=arguments.sort,
         limit=arguments.limit,
     )
@@ -196,46 +204,96 @@ def _milliseconds(text: str | None) -> float | None:
     return None if text is None else seconds_of(text) * 1000
 
 
-async def _messages(where: PostgresSettings, text: str) -> list[dict[str, Any]]:
-    """All messages of the call that the text names."""
+class _Found(NamedTuple):
+    """All that is stored of one Call-ID."""
+
+    calls: Rows
+    messages: Rows
+    media: Rows
+
+
+async def _found(where: PostgresSettings, text: str) -> _Found:
+    """All of the call that the text names; its messages may be gone before it."""
     found = await postgres.find_call(where, text)
     ids = list(dict.fromkeys(row["call_id"] for row in found)) or [text]
     if len(ids) > 1:
         some = ", ".join(ids[:3])
         raise CliError(f"{text}: {len(ids)} calls have that in their Call-ID, such as {some}")
     messages = await postgres.find_messages(where, ids[0])
-    if not messages:
-        raise CliError(f"{text}: no messages of such a call; `sipsidecar calls` lists calls")
-    return messages
+    return _Found(found, messages, await postgres.find_media(where, ids[0]))
+
+
+def _no_messages(text: str) -> CliError:
+    return CliError(f"{text}: no messages of such a call; `sipsidecar calls` lists calls")
 
 
 def ladder(arguments: argparse.Namespace) -> int:
-    """Draw the messages of a call."""
-    messages = _ask(config_of(arguments), lambda where: _messages(where, arguments.call_id))
-    rungs = [_rung(message) for message in messages]
+    """Draw the messages of a call, and what is known of its media."""
+    found = _ask(config_of(arguments), lambda where: _found(where, arguments.call_id))
+    if not found.messages and not found.media:
+        raise _no_messages(arguments.call_id)
+    read = [(row, _sip(row["payload"])) for row in found.messages]
+    clock_rate = _clock_rate(message for _, message in read if message is not None)
+    rungs = [_rung(row, message, clock_rate) for row, message in read]
     if arguments.json:
         for rung in rungs:
             print(json_line({**msgspec.structs.asdict(rung), "at": iso(rung.at)}))
+        for row in found.media:
+            print(json_line({"kind": "media", **readable(row)}))
         return 0
     width = arguments.width or shutil.get_terminal_size((120, 24)).columns
     print(render(rungs, width=width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    told = [clip(line, max(width, 40)) for line in _findings(found.calls)]
+    if found.media:
+        of_this_call = [{**row, "call_id": None} for row in found.media]
+        told.insert(0, media_table(of_this_call, max(width, 40)))
+    if told:
+        print("", *told, sep="\n")
     return 0
 
 
-def _rung(row: dict[str, Any]) -> LadderMessage:
-    notes: list[str] = []
+def _findings(calls: Rows) -> Iterator[str]:
+    """What is wrong with the media of calls, each with its figures."""
+    for row in map(readable, calls):
+        evidence = row["evidence"] if isinstance(row["evidence"], dict) else {}
+        for finding in row["findings"]:
+            figures = evidence.get(finding)
+            for one in figures if isinstance(figures, list) and figures else [figures]:
+                known = (
+                    {k: v for k, v in one.items() if v is not None} if isinstance(one, dict) else {}
+                )
+                direction = known.pop("direction", None)
+                what = f"{finding} {direction}" if direction else finding
+                said = ", ".join(f"{name} {_figure(value)}" for name, value in known.items())
+                yield f"{what}: {said}" if said else what
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _sip(payload: bytes) -> sip.Message | None:
     try:
-        message = sip.parse(row["payload"])
+        return sip.parse(payload)
     except sip.SipError:
-        label = "RTCP" if row["kind"] == 5 else f"HEP type {row['kind']}"
+        return None
+
+
+def _rung(
+    row: dict[str, Any], message: sip.Message | None, clock_rate: int | None
+) -> LadderMessage:
+    if message is None:
+        label, notes = _of_media(row["payload"], row["kind"], clock_rate)
     else:
+        notes = [*_sdp_notes(message), *_quality_notes(message)]
+        if message.truncated:
+            notes.append("truncated")
         if message.status is None:
             label = f"{message.method} {message.ruri}"
         else:
             label = f"{message.status} {message.phrase}"
-        notes += _sdp_notes(message)
-        if message.truncated:
-            notes.append("truncated")
     return LadderMessage(
         at=row["captured_at"] if row["captured_at"] is not None else row["received_at"],
         sequence=row["sequence"],
@@ -246,11 +304,84 @@ def _rung(row: dict[str, Any]) -> LadderMessage:
     )
 
 
-def _sdp_notes(message: sip.Message) -> Iterator[str]:
+def _of_media(payload: bytes, kind: int, clock_rate: int | None) -> tuple[str, list[str]]:
+    """What a payload that is no SIP is, and what it says; `kind` is its HEP protocol type."""
+    what = hep.sniff(payload, kind)
+    label = KINDS_OF_PAYLOAD.get(what) or KINDS_OF_TYPE.get(kind) or f"HEP type {kind}"
+    try:
+        if what is hep.Kind.RTCP:
+            reports = rtcp.parse(payload)
+        elif what is hep.Kind.JSON:
+            reports = (rtcp.parse_json(payload),)
+        else:
+            return label, []
+    except rtcp.RtcpError as error:
+        return label, [error.why] if label == "RTCP" else []
+    notes = [
+        *(
+            _heard(block, report.clock_rate or clock_rate)
+            for report in reports
+            for block in report.blocks
+        ),
+        *(f"XR {_metrics(one)}" for report in reports for one in report.voip),
+        *(f"BYE of {ssrc:08x}" for report in reports for ssrc in report.bye),
+    ]
+    if any(report.sender is not None for report in reports):
+        label = "RTCP SR"
+    elif any(report.voip for report in reports) and not any(report.blocks for report in reports):
+        label = "RTCP XR"
+    else:
+        label = "RTCP RR" if reports else "RTCP"
+    return label, notes[:MAX_NOTES]
+
+
+def _metrics(said: rtcp.VoipMetrics) -> str:
+    """What the reporter's own measuring says of one source since the beginning."""
+    figures = {"MOS-LQ": said.mos_lq, "MOS-CQ": said.mos_cq, "R": said.r}
+    known = [f"{name} {value}" for name, value in figures.items() if value is not None]
+    loss = f"loss {said.loss_percent:.1f} %, discarded {said.discard_percent:.1f} %"
+    return ", ".join([loss, *known])
+
+
+def _heard(block: rtcp.ReportBlock, clock_rate: int | None) -> str:
+    """What a reporter says of one source since its last report, and in brackets since the beginning."""
+    loss = f"loss {100 * block.fraction_lost / 256:.1f} % ({block.lost})"
+    if clock_rate:
+        return f"{loss}, jitter {1000 * block.jitter / clock_rate:.1f} ms"
+    return f"{loss}, jitter {block.jitter} units"
+
+
+def _clock_rate(messages: Iterable[sip.Message]) -> int | None:
+    """The clock of the media of a call; None when its SDP does not agree on one."""
+    rates = {
+        codec.clock_rate
+        for message in messages
+        if (message.status is not None and message.status < 300) or message.method == "ACK"
+        for description in _sdp(message)
+        if (codec := sdp.negotiated(description)) is not None
+    }
+    return rates.pop() if len(rates) == 1 else None
+
+
+def _sdp(message: sip.Message) -> Iterator[sdp.SessionDescription]:
     body = sdp.body_of(message.first("content-type") or "", message.body) if message.body else None
     if body is not None:
         with contextlib.suppress(WireError):
-            yield "SDP " + " ".join(sdp.audio_codecs(sdp.parse(body)))
+            yield sdp.parse(body)
+
+
+def _sdp_notes(message: sip.Message) -> Iterator[str]:
+    for description in _sdp(message):
+        yield "SDP " + " ".join(sdp.audio_codecs(description))
+
+
+def _quality_notes(message: sip.Message) -> Iterator[str]:
+    """Which accounts of media quality a SIP message carries."""
+    if message.status is None and (message.first("event") or "").lower().startswith("vq-rtcpxr"):
+        yield "VQ report"
+    for header in ("X-RTP-Stat", "P-RTP-Stat"):
+        if message.first(header.lower()):
+            yield header
 
 
 def _endpoint(ip: str | None, port: int | None) -> str:
@@ -260,7 +391,9 @@ def _endpoint(ip: str | None, port: int | None) -> str:
 
 def write_pcap(arguments: argparse.Namespace) -> int:
     """Write a call's messages to a pcap file."""
-    messages = _ask(config_of(arguments), lambda where: _messages(where, arguments.call_id))
+    messages = _ask(config_of(arguments), lambda where: _found(where, arguments.call_id)).messages
+    if not messages:
+        raise _no_messages(arguments.call_id)
     data = [
         pcap.file_header(),
         *(

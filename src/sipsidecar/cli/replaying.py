@@ -12,7 +12,14 @@ import msgspec
 
 from sipsidecar import app
 from sipsidecar.batch import Waiting
-from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    MediaRecord,
+    PingRecord,
+    QualityInterval,
+    RegistrationRecord,
+)
 from sipsidecar.calls.table import Retraction
 from sipsidecar.cli.reading import reading_dsn
 from sipsidecar.cli.words import (
@@ -21,6 +28,7 @@ from sipsidecar.cli.words import (
     clear_progress,
     config_of,
     json_line,
+    media_table,
     progress,
     readable,
 )
@@ -33,9 +41,15 @@ from sipsidecar.pipeline import Output, Pipeline
 KINDS = {
     CallRecord: "call",
     AttemptRecord: "attempt",
+    MediaRecord: "media",
+    QualityInterval: "interval",
     RegistrationRecord: "registration",
     PingRecord: "ping",
 }
+KEYS = (
+    "call_id", "from_tag", "branch", "stream", "received_at", "cseq", "source_ssrc",
+    "reporter_ssrc", "at",
+)  # fmt: skip
 REPLAY_NODE = 0
 """Writes as no sidecar does (their numbers begin with 1), so that one may be running."""
 REPLAY_ROWS = 5000
@@ -54,22 +68,29 @@ def replay(arguments: argparse.Namespace) -> int:
     newest: dict[object, dict[str, Any]] = {}
     run = Replay(arguments.files, pipeline, progress=progress())
     for output in run:
-        _remember(newest, output)
+        # Reports over time are many, and nobody sees them in a table.
+        if arguments.intervals or not isinstance(output, QualityInterval):
+            _remember(newest, output)
     clear_progress()
     counts = dict.fromkeys(KINDS.values(), 0)
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {"call": [], "media": []}
     for fields in newest.values():
         counts[fields["kind"]] += 1
         if arguments.json:
             print(json_line(fields))
-        elif fields["kind"] == "call":
-            rows.append(fields)
+        elif fields["kind"] in rows:
+            rows[fields["kind"]].append(fields)
     summary = _summary(run, pipeline, counts)
     if arguments.json:
         print(json_line({"kind": "summary", **summary}))
         return 0
-    if rows:
-        print(call_table(rows))
+    drawn = [
+        draw(rows[kind])
+        for kind, draw in (("call", call_table), ("media", media_table))
+        if rows[kind]
+    ]
+    if drawn:
+        print("\n\n".join(drawn))
     counted = {key.replace("_", " "): n for key, n in summary.items() if isinstance(n, int)}
     print(", ".join(f"{count} {what}" for what, count in counted.items()))
     _say_truncated(run)
@@ -80,20 +101,17 @@ def _remember(newest: dict[object, dict[str, Any]], output: Output) -> None:
     """Keep the newest revision of each record, in the order of first appearance."""
     if isinstance(output, Retraction):
         kind = "call" if output.branch is None else "attempt"
-        gone = (kind, output.call_id, output.from_tag, output.branch, output.received_at)
-        newest.pop(gone, None)
+        kind = kind if output.stream is None else "media"
+        newest.pop(_key(kind, msgspec.structs.asdict(output)), None)
         return
     kind = KINDS[type(output)]
     fields = msgspec.structs.asdict(output)
-    key = (
-        kind,
-        output.call_id,
-        fields.get("from_tag"),
-        fields.get("branch"),
-        output.received_at,
-        *((fields["cseq"],) if "cseq" in fields else ()),
-    )
-    newest[key] = {"kind": kind, **readable(fields)}
+    newest[_key(kind, fields)] = {"kind": kind, **readable(fields)}
+
+
+def _key(kind: str, fields: dict[str, Any]) -> object:
+    """What names a record: the fields of its table's primary key, but for the revision."""
+    return kind, *(fields.get(name) for name in KEYS)
 
 
 def _summary(run: Replay, pipeline: Pipeline, counts: dict[str, int]) -> dict[str, Any]:
@@ -102,6 +120,7 @@ def _summary(run: Replay, pipeline: Pipeline, counts: dict[str, int]) -> dict[st
         "packets": said.received,
         "calls": counts["call"],
         "attempts": counts["attempt"],
+        "media": counts["media"],
         "registrations": counts["registration"],
         "pings": counts["ping"],
         "messages": said.stored_out,
@@ -128,7 +147,12 @@ async def _replay_into_store(arguments: argparse.Namespace, config: Config) -> i
         )
         await store.open()
         waiting = Waiting(max_rows=REPLAY_ROWS, max_age=0.0, max_bytes=1 << 40)
-        maker = RowMaker(waiting, REPLAY_NODE, messages=config.database.store_messages)
+        maker = RowMaker(
+            waiting,
+            REPLAY_NODE,
+            messages=config.database.store_messages,
+            intervals=config.quality.store_intervals,
+        )
 
         async def write(least: int) -> None:
             while len(waiting) > least and (batch := waiting.take()) is not None:

@@ -1,6 +1,7 @@
 """What commands share: their errors, settings, durations, times, lines of JSON, tables, progress."""
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -28,6 +29,24 @@ CALL_COLUMNS = (
     "talk_ms",
     "attempts",
     "flags",
+)
+CALL_MEDIA_COLUMNS = ("mos", "findings")
+"""Of a table of calls, where one of them has any."""
+MEDIA_COLUMNS = (
+    "call_id",
+    "stream",
+    "codec",
+    "mos",
+    "mos_kind",
+    "mos_scale",
+    "mos_grade",
+    "unrated",
+    "loss_percent",
+    "jitter_ms",
+    "rtt_ms",
+    "reports",
+    "source",
+    "findings",
 )
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "ms": 0.001}
 
@@ -85,11 +104,17 @@ def iso(at: int) -> str:
 
 
 def readable(fields: dict[str, Any]) -> dict[str, Any]:
-    """Times as ISO 8601 UTC; everything else as it is."""
-    return {
-        key: iso(value) if key.endswith("_at") and value is not None else value
-        for key, value in fields.items()
-    }
+    """Times as ISO 8601 UTC, evidence as an object; everything else as it is."""
+    return {key: _readable(key, value) for key, value in fields.items()}
+
+
+def _readable(key: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a column holds
+    if value is not None and (key == "at" or key.endswith("_at")):
+        return iso(value)
+    if isinstance(value, str) and key == "evidence":
+        with contextlib.suppress(ValueError, RecursionError):
+            return msgspec.json.decode(value)
+    return value
 
 
 def json_line(fields: object) -> str:
@@ -100,15 +125,29 @@ def json_line(fields: object) -> str:
 def call_table(rows: list[dict[str, Any]]) -> str:
     """For people: times to the millisecond, durations in whole ones."""
     columns = [name for name in ("state", *CALL_COLUMNS) if name in rows[0]]
+    columns += [name for name in CALL_MEDIA_COLUMNS if any(row.get(name) for row in rows)]
     shown = [
-        {
-            name: round(value) if name.endswith("_ms") and value is not None else value
-            for name, value in row.items()
-        }
+        {name: _rounded(name, value) for name, value in row.items()}
         | {"started_at": row["started_at"][:23].replace("T", " ") + "Z"}
         for row in rows
     ]
     return table(shown, columns, _width())
+
+
+def media_table(rows: list[dict[str, Any]], width: int | None = None) -> str:
+    """For people: what was heard of each direction; columns in which nothing is known are left out."""
+    unknown: tuple[object, ...] = (None, "", (), [])
+    columns = [name for name in MEDIA_COLUMNS if any(row.get(name) not in unknown for row in rows)]
+    shown = [{name: _rounded(name, row.get(name)) for name in columns} for row in rows]
+    return table(shown, columns, width if width is not None else _width())
+
+
+def _rounded(name: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a column holds
+    if not isinstance(value, float):
+        return value
+    if name == "jitter_ms":
+        return round(value, 1)
+    return round(value) if name.endswith("_ms") else round(value, 2)
 
 
 def _width() -> int | None:

@@ -14,14 +14,25 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from sipsidecar.batch import LOSSES
+from sipsidecar.calls.findings import KINDS
 from sipsidecar.pipeline import REFUSED_KINDS
-from sipsidecar.signals.snapshot import AgentFigures, Figures, Histogram
+from sipsidecar.signals.snapshot import (
+    REPORTS,
+    UNRATED,
+    AgentFigures,
+    Figures,
+    Histogram,
+    Snapshot,
+)
 from sipsidecar.wire import hep
 
 OTHER = "other"
 # An alert on a counter's growth does not see the first step of one that begins with it.
 _NO_REFUSALS = dict.fromkeys((*hep.WHYS, *REFUSED_KINDS.values()), 0)
 _NO_DROPS = dict.fromkeys(LOSSES, 0)
+_NO_FINDINGS = dict.fromkeys(KINDS, 0)
+_NO_REPORTS = dict.fromkeys(REPORTS, 0)
+_NONE_UNRATED = dict.fromkeys(UNRATED, 0)
 
 
 class FiguresCollector(Collector):
@@ -207,10 +218,36 @@ class FiguresCollector(Collector):
             "pdd_seconds", "First INVITE to the first 180, 181, 182, 183 or 2xx", pipeline.pdd
         )
         yield _histogram("setup_seconds", "First INVITE to the first 2xx", pipeline.setup)
+        yield from _media(pipeline)
         yield _labelled("limits", "What the caps refused", "cap", pipeline.limits)
         yield _counter("orphans", "Messages' remains that were no call", pipeline.orphans)
         yield _counter("revisions", "Records that late facts changed", pipeline.revisions)
         yield from _agents(pipeline.agents, figures.agent_names)
+
+
+def _media(pipeline: Snapshot) -> Iterator[Metric]:
+    """Quality of media, by scale (two do not compare) and direction."""
+    mos = HistogramMetricFamily(
+        "sipsidecar_mos", "Mean opinion score of a stream of media", labels=("scale", "direction")
+    )
+    for key, histogram in sorted(pipeline.mos.items()):
+        mos.add_metric(key, _buckets(histogram), histogram.total)
+    yield mos
+    for name, text, histograms in (
+        ("media_loss_ratio", "Share of a stream's packets that were lost", pipeline.loss),
+        ("media_jitter_seconds", "Mean interarrival jitter of a stream", pipeline.jitter),
+    ):
+        family = HistogramMetricFamily(f"sipsidecar_{name}", text, labels=("direction",))
+        for direction, histogram in sorted(histograms.items()):
+            family.add_metric((direction,), _buckets(histogram), histogram.total)
+        yield family
+    yield _labelled(
+        "findings", "Calls with this finding", "finding", _NO_FINDINGS | pipeline.findings
+    )
+    yield _labelled("media_reports", "Messages about media", "what", _NO_REPORTS | pipeline.reports)
+    yield _labelled(
+        "media_unrated", "Streams of media without a MOS", "why", _NONE_UNRATED | pipeline.unrated
+    )
 
 
 def _agents(agents: Iterable[AgentFigures], names: Mapping[int, str]) -> Iterator[Metric]:
@@ -263,14 +300,18 @@ def _labelled_gauge(name: str, text: str, label: str, values: Mapping[str, float
     return family
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     running = 0
     buckets: list[tuple[str, float]] = []
     for bound, count in zip((*histogram.bounds, None), histogram.counts, strict=True):
         running += count
         buckets.append(("+Inf" if bound is None else str(float(bound)), running))
+    return buckets
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
     return HistogramMetricFamily(
-        f"sipsidecar_{name}", text, buckets=buckets, sum_value=histogram.total
+        f"sipsidecar_{name}", text, buckets=_buckets(histogram), sum_value=histogram.total
     )
 
 

@@ -37,10 +37,10 @@ log = logging.getLogger("sipsidecar.rebuild")
 AskUnfinished = Callable[[int, int, int], Awaitable[Sequence[tuple[str, int | None, bool]]]]
 """Since when, lingering (both in microseconds) and limit, to Call-IDs; the newest come first."""
 AskMessages = Callable[[Sequence[str], int], Awaitable[Sequence[dict[str, Any]]]]
-"""Call-IDs and limit, to their SIP messages: columns of `messages`."""
+"""Call-IDs and limit, to their SIP and their reports of media: columns of `messages`."""
 AskRows = Callable[[Sequence[str]], Awaitable[Sequence[dict[str, Any]]]]
-"""Call-IDs, to their rows in `calls` and `attempts`: call_id from_tag branch (None for a call)
-received_at revision flags started_at ended_at."""
+"""Call-IDs, to their rows in `calls`, `attempts` and `media`: call_id from_tag branch (of an attempt)
+stream (of media) received_at revision flags started_at ended_at (of a call)."""
 
 
 class Rebuilt(msgspec.Struct, kw_only=True):
@@ -187,6 +187,7 @@ def _row(row: dict[str, Any]) -> StoredRow:
         row["revision"],
         "interrupted" in row["flags"],
         ended - started if ended is not None else None,
+        row["stream"],
     )
 
 
@@ -202,6 +203,7 @@ def _message(row: dict[str, Any]) -> Restored:
         row["dst_port"] or 0,
         row["transport"],
         row["payload"],
+        row["kind"],
     )
 
 

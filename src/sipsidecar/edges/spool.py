@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, TypeVar
 import msgspec
 
 from sipsidecar.batch import WORTH, Batch, Row, Spooled, SpoolError
-from sipsidecar.rows import HEADER, TABLES, TRAILER, Replaced, clean_key
+from sipsidecar.rows import HEADER, LATER_COLUMNS, TABLES, TRAILER, Replaced, clean_key
 from sipsidecar.signals.snapshot import SpoolFigures
 
 T = TypeVar("T")
@@ -221,18 +221,22 @@ def decode(table: str, content: bytes) -> tuple[_Summary, list[Row], list[Replac
 
 
 def _fitted(rows: Iterable[bytes], have: Sequence[str], want: Sequence[str]) -> list[bytes]:
-    """Give rows of another version of the sidecar the columns of this one; what is new is NULL."""
+    """Give rows of another version of the sidecar the columns of this one; what is new is NULL.
+
+    Or what stands for nothing where NULL may not.
+    """
     count = struct.pack(">h", len(want))
+    new = {column: LATER_COLUMNS.get(column, _NULL) for column in want}
     fitted = []
     for row in rows:
         at = 2
-        fields = {}
+        fields = dict(new)
         for column in have:
             (length,) = struct.unpack_from(">i", row, at)
             end = at + 4 + max(length, 0)
             fields[column] = row[at:end]
             at = end
-        fitted.append(count + b"".join([fields.get(column, _NULL) for column in want]))
+        fitted.append(count + b"".join([fields[column] for column in want]))
     return fitted
 
 

@@ -9,6 +9,21 @@ DELAY_BOUNDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 32.0, 
 
 WRITE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+MOS_BOUNDS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 3.6, 3.8, 4.0, 4.1, 4.2, 4.3, 4.4, 4.5)
+"""Fine where calls are: from 4.3 on all are very satisfied, under 3.6 many are not (G.109)."""
+LOSS_BOUNDS = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Shares of all packets; 1 % is what speech recognition begins to suffer from."""
+JITTER_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)
+"""Seconds."""
+
+UNRATED = ("no_reports", "short", "no_packets", "encrypted")
+"""Why a stream of media has no MOS."""
+REPORTS = (
+    "sr", "rr", "xr", "vq", "rtp_stat", "rtpengine", "log",
+    "encrypted", "implausible", "unjoined", "refused",
+)  # fmt: skip
+"""What messages about media were, or what became of them."""
+
 # RFC 3261 and IANA's registry; a code outside it is a stranger's invention and reads `other`.
 KNOWN_CODES = frozenset(
     {200, 202, 204, 300, 301, 302, 305, 380}
@@ -90,6 +105,18 @@ class Snapshot(msgspec.Struct, frozen=True):
     pdd: Histogram
     setup: Histogram
     agents: tuple[AgentFigures, ...]
+    mos: dict[tuple[str, str], Histogram] = {}
+    """By scale and direction; one value per record of media, as in `loss` and `jitter`."""
+    loss: dict[str, Histogram] = {}
+    """By direction: share of the packets."""
+    jitter: dict[str, Histogram] = {}
+    """By direction, in seconds."""
+    findings: dict[str, int] = {}
+    """Calls with each finding."""
+    reports: dict[str, int] = {}
+    """Messages about media, by the words of `REPORTS`."""
+    unrated: dict[str, int] = {}
+    """Records of media without a MOS, by why; the words of `UNRATED`."""
 
 
 class SpoolFigures(msgspec.Struct, frozen=True):

@@ -7,9 +7,22 @@ from sipsidecar.batch import StoreError, StoreUnavailable
 from sipsidecar.calls.events import RegistrationRecord
 from sipsidecar.edges.postgres import people
 from sipsidecar.edges.postgres.people import Person, find_person, forget_person
-from stored import DAY, NOON, attempt, call_row, count, message, settings_of, sql, store
+from stored import (
+    DAY,
+    NOON,
+    attempt,
+    call_row,
+    count,
+    interval_row,
+    media_row,
+    message,
+    settings_of,
+    sql,
+    store,
+)
 
 TABLES = (*people.TABLES, "quarantine")
+ALL_ROWS = [7, 3, 4, 8, 2, 7, 4]
 
 
 def quarantined(payload: bytes, sequence: int = 0, received_at: int = NOON) -> bytes:
@@ -42,6 +55,7 @@ async def people_calls(database: str) -> str:
         rows.encode_attempt(attempt("from@pbx", "b1"), 1),
         rows.encode_attempt(attempt("bob@pbx", "b1", ruri_user="bob"), 1),
     ]
+    heard = ("from@pbx", "ruri@pbx", "bob@pbx", "")
     names = ("from@pbx", "from@pbx", "to@pbx", "forked@pbx", "reg@pbx", "bob@pbx", "")
     async with store(database) as opened:
         await opened.write(
@@ -49,6 +63,10 @@ async def people_calls(database: str) -> str:
             {
                 "calls": calls,
                 "attempts": attempts,
+                "media": [media_row(name) for name in heard],
+                "quality_intervals": [
+                    interval_row(name, NOON + n) for name in heard for n in (0, 1)
+                ],
                 "registrations": [registration("reg@pbx", "alice"), registration("b@pbx", "bob")],
                 "messages": [message(name, number) for number, name in enumerate(names)],
                 "quarantine": [
@@ -72,10 +90,11 @@ async def test_a_person_is_found_as_caller_callee_target_and_registered(people_c
     names = ["forked@pbx", "from@pbx", "old@pbx", "reg@pbx", "ruri@pbx", "to@pbx"]
     assert sorted(found.call_ids) == names
     assert found.rows == {
-        "calls": 5, "attempts": 2, "registrations": 1, "messages": 5, "quarantine": 2,
+        "calls": 5, "attempts": 2, "media": 2, "quality_intervals": 4, "registrations": 1,
+        "messages": 5, "quarantine": 2,
     }  # fmt: skip
     assert {key[2] for key in found.quarantined} == {1, 2}
-    assert [await count(people_calls, table) for table in TABLES] == [7, 3, 2, 7, 4]
+    assert [await count(people_calls, table) for table in TABLES] == ALL_ROWS
 
 
 @pytest.mark.parametrize(
@@ -112,7 +131,7 @@ async def test_what_was_found_is_deleted_and_nothing_else(
     gone = await forgotten(people_calls, ["alice"], found)
     assert len(gone) == 3 + 1
     assert {t: sum(some.get(t, 0) for some in gone) for t in TABLES} == found.rows
-    assert [await count(people_calls, table) for table in TABLES] == [2, 1, 1, 2, 2]
+    assert [await count(people_calls, table) for table in TABLES] == [2, 1, 2, 4, 1, 2, 2]
     async with sql(people_calls) as connection:
         left = await connection.fetch("SELECT call_id FROM calls ORDER BY 1")
         assert [row["call_id"] for row in left] == ["bob@pbx", "case@pbx"]
@@ -133,7 +152,7 @@ async def test_rows_of_one_call_go_together_or_not_at_all(people_calls: str) -> 
         )
     with pytest.raises(StoreError, match="not now"):
         await forgotten(people_calls, ["alice"], found)
-    assert [await count(people_calls, table) for table in TABLES] == [7, 3, 2, 7, 4]
+    assert [await count(people_calls, table) for table in TABLES] == ALL_ROWS
 
 
 async def test_messages_without_a_call_belong_to_nobody(database: str) -> None:
@@ -143,6 +162,12 @@ async def test_messages_without_a_call_belong_to_nobody(database: str) -> None:
     found = await find_person(settings_of(database), ["alice"])
     assert found.call_ids == ()
     assert found.rows["messages"] == 0
+
+
+def test_every_table_with_call_ids_is_forgotten() -> None:
+    assert set(people.TABLES) == {
+        table for table, columns in rows.TABLES.items() if "call_id" in columns
+    } - {"pings"}  # an OPTIONS has no person in it
 
 
 async def test_a_long_user_is_found_as_it_was_clipped(database: str) -> None:

@@ -9,7 +9,21 @@ from sipsidecar import rows
 from sipsidecar.batch import StoreUnavailable
 from sipsidecar.edges.postgres import CallFilter, questions
 from sipsidecar.edges.postgres import partitions as keeping
-from stored import DAY, NOON, as_stored, attempt, call, call_row, message, settings_of, sql, store
+from stored import (
+    DAY,
+    NOON,
+    as_stored,
+    attempt,
+    call,
+    call_row,
+    interval_row,
+    media,
+    media_row,
+    message,
+    settings_of,
+    sql,
+    store,
+)
 
 
 async def found(dsn: str, **wanted: Any) -> list[str]:
@@ -24,6 +38,8 @@ async def asked(database: str) -> str:
     one = msgspec.structs.replace(one, final_class="2xx", pdd_ms=900.0, talk_ms=60_000.0, mos=4.2)
     two = call("two@pbx", started_at=NOON + 1_000_000, from_user="bob%", to_user="alice")
     two = msgspec.structs.replace(two, answered=True, final_code=200, final_class="2xx", mos=2.9)
+    findings = ("high_loss", "low_mos")
+    two = msgspec.structs.replace(two, findings=findings, evidence='{"low_mos": [{"mos": 2.9}]}')
     two = msgspec.structs.replace(two, pdd_ms=2500.0, talk_ms=500.0, flags=("forked", "reinvite"))
     three = call("three@pbx", started_at=NOON + 2_000_000, final_code=486, final_class="4xx")
     three = msgspec.structs.replace(three, flags=("forked",), trunk="carrier-a")
@@ -50,6 +66,12 @@ async def asked(database: str) -> str:
         ({"talk_above_ms": 1000.0}, "one"),
         ({"talk_below_ms": 1000.0}, "two"),
         ({"mos_below": 3.5}, "two"),
+        ({"mos_below": 2.9}, ""),
+        ({"findings": ("low_mos",)}, "two"),
+        ({"findings": ("low_mos", "high_loss")}, "two"),
+        ({"findings": ("low_mos", "no_media")}, ""),
+        ({"order": "mos"}, "two one three"),
+        ({"order": "talk_ms"}, "one two three"),
         ({"flags": ("forked",)}, "three two"),
         ({"flags": ("forked", "reinvite")}, "two"),
         ({"call_id": "pbx"}, "three two one"),
@@ -112,12 +134,53 @@ async def test_attempts_of_a_call_come_in_the_order_they_were_made(database: str
     assert [r["branch"] for r in await questions.find_attempts(database, "a")] == ["z1", "z3"]
 
 
+async def test_media_of_a_call_comes_by_direction_and_what_is_unknown_last(database: str) -> None:
+    some = [
+        media_row("a", "unknown-00000002"),
+        media_row("a", "callee_to_caller", mos=3.1),
+        media_row("a", "caller_to_callee", started_at=NOON + 9),
+        media_row("b"),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"media": some})
+    found = await questions.find_media(database, "a")
+    assert [row["stream"] for row in found] == [
+        "caller_to_callee", "callee_to_caller", "unknown-00000002",
+    ]  # fmt: skip
+    assert found[1] == as_stored(media("a", "callee_to_caller", mos=3.1)) | {"node_id": 1}
+    assert len(await questions.find_media(database, "a", limit=1)) == 1
+    assert await questions.find_media(database, "nobody") == []
+
+
+async def test_intervals_of_a_call_come_by_time(database: str) -> None:
+    some = [
+        interval_row("a", NOON + 5),
+        interval_row("a", NOON, source_ssrc=7),
+        interval_row("a", NOON, source_ssrc=6, direction="callee_to_caller"),
+        interval_row("b", NOON),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"quality_intervals": some})
+    found = await questions.find_intervals(database, "a")
+    assert [(row["at"], row["source_ssrc"]) for row in found] == [
+        (NOON, 7), (NOON, 6), (NOON + 5, 2**31),
+    ]  # fmt: skip
+    assert len(await questions.find_intervals(database, "a", limit=2)) == 2
+
+
+async def test_tables_of_an_earlier_version_are_said_to_be_so(database: str) -> None:
+    async with sql(database) as connection:
+        await connection.execute("ALTER TABLE calls DROP COLUMN findings CASCADE")
+    with pytest.raises(StoreUnavailable, match="tables are of another version; `sipsidecar run`"):
+        await found(database)
+
+
 def index_scans(plan: Any) -> list[str]:
     here = [plan["Node Type"]] if "Relation Name" in plan or "Index Name" in plan else []
     return here + [scan for below in plan.get("Plans", []) for scan in index_scans(below)]
 
 
-async def test_messages_and_attempts_of_a_call_are_found_through_an_index(database: str) -> None:
+async def test_what_belongs_to_a_call_is_found_through_an_index(database: str) -> None:
     async with store(database, retention_days={}) as opened, sql(database) as connection:
         await opened.maintain(NOON)
         for n, day in enumerate((-1, 0, 1)):
@@ -127,9 +190,24 @@ async def test_messages_and_attempts_of_a_call_are_found_through_an_index(databa
                 rows.encode_attempt(attempt(f"{i}@pbx", "z", received_at=at), 1)
                 for i in range(1000)
             ]
-            await opened.write(n, {"messages": messages, "attempts": attempts})
-        await connection.execute("ANALYZE messages, attempts")
-        for statement in (questions._MESSAGES_SQL, questions._ATTEMPTS_SQL):
+            heard = [media_row(f"{i}@pbx", received_at=at) for i in range(1000)]
+            over_time = [interval_row(f"{i}@pbx", received_at=at) for i in range(1000)]
+            await opened.write(
+                n,
+                {
+                    "messages": messages,
+                    "attempts": attempts,
+                    "media": heard,
+                    "quality_intervals": over_time,
+                },
+            )
+        await connection.execute("ANALYZE messages, attempts, media, quality_intervals")
+        for statement in (
+            questions._MESSAGES_SQL,
+            questions._ATTEMPTS_SQL,
+            questions._MEDIA_SQL,
+            questions._INTERVALS_SQL,
+        ):
             ask = statement.replace("$1", "'7@pbx'").replace("$2", "100")
             (answer,) = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {ask}"))
             scans = index_scans(answer["Plan"])
@@ -140,9 +218,9 @@ async def test_messages_and_attempts_of_a_call_are_found_through_an_index(databa
 
 
 def search_since(since: str, order: str = "") -> str:
-    ask = questions._calls_sql(order or "started_at").replace("$15", "50")
-    for name in [f"${n}" for n in range(14, 1, -1)]:
-        ask = ask.replace(name, "'{}'" if name == "$12" else "NULL")
+    ask = questions._calls_sql(order or "started_at").replace("$16", "50")
+    for name in [f"${n}" for n in range(15, 1, -1)]:
+        ask = ask.replace(name, "'{}'" if name in {"$12", "$15"} else "NULL")
     return ask.replace("$1", f"'{since}'")
 
 
@@ -274,7 +352,7 @@ async def test_registrations_pings_and_presence_are_no_unfinished_calls(
     assert await unfinished(database) == ({"x": (None, False)} if is_call else {})
 
 
-async def test_the_sip_of_calls_comes_in_the_order_received_with_the_agents_address(
+async def test_what_was_heard_of_calls_comes_in_the_order_received_with_the_agents_address(
     database: str,
 ) -> None:
     odd = "a\0b\udcff" + "x" * 600
@@ -283,14 +361,15 @@ async def test_the_sip_of_calls_comes_in_the_order_received_with_the_agents_addr
         sip(odd, NOON + 3, b"3"),
         sip("b", NOON, b"0"),
         sip("b", NOON + 1, b"1", captured_at=None, agent_id=None),
-        sip("b", NOON + 1, b"rtcp", kind=5),
+        sip("b", NOON + 4, b"rtcp", kind=5),
         sip("b", NOON + 1, b"other", node_id=2),
         sip("c", NOON + 1, b"c"),
     ]
     async with store(database) as opened:
         await opened.write(1, {"messages": batch})
     found = await questions.find_sip(database, 1, [odd, "b", "nobody"])
-    assert [row["payload"] for row in found] == [b"0", b"1", b"2", b"3"]
+    assert [row["payload"] for row in found] == [b"0", b"1", b"2", b"3", b"rtcp"]
+    assert found[4]["kind"] == 5
     assert found[2] == {
         "received_at": NOON + 2,
         "captured_at": NOON,
@@ -303,11 +382,32 @@ async def test_the_sip_of_calls_comes_in_the_order_received_with_the_agents_addr
         "transport": "udp",
         "payload": b"2",
         "call_id": "b",
+        "kind": 1,
     }
     assert (found[1]["captured_at"], found[1]["agent_id"], found[1]["agent_ip"]) == (None,) * 3
     later = await questions.find_sip(database, 1, ["b"], since_us=NOON + 1, limit=1)
     assert [row["payload"] for row in later] == [b"1"]
     assert await questions.find_sip(database, 1, []) == []
+
+
+async def test_what_was_recorded_of_calls_is_told_apart_by_branch_and_stream(database: str) -> None:
+    async with store(database) as opened:
+        await opened.write(
+            1,
+            {
+                "calls": [call_row("a", revision=2, flags=("interrupted",), ended_at=NOON + 5)],
+                "attempts": [rows.encode_attempt(attempt("a", "z1"), 1)],
+                "media": [media_row("a", revision=1), rows.encode_media(media("a"), 2)],
+            },
+        )
+    said = await questions.find_rows(database, 1, ["a", "b"], NOON)
+    assert [(row["branch"], row["stream"], row["revision"], row["ended_at"]) for row in said] == [
+        (None, None, 2, NOON + 5),
+        ("z1", None, 0, None),
+        (None, "caller_to_callee", 1, None),
+    ]
+    assert said[0]["flags"] == ["interrupted"]
+    assert await questions.find_rows(database, 1, ["a"], NOON + 1) == []
 
 
 async def test_looking_back_touches_only_the_partitions_of_that_time(database: str) -> None:

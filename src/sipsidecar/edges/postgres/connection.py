@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 RETENTION_DAYS = {
-    "calls": 90, "attempts": 90, "registrations": 30, "pings": 7, "messages": 7, "quarantine": 7,
+    "calls": 90, "attempts": 90, "media": 90, "quality_intervals": 14, "registrations": 30,
+    "pings": 7, "messages": 7, "quarantine": 7,
 }  # fmt: skip
 
 _EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01
@@ -122,6 +123,10 @@ def explained(settings: PostgresSettings, *, data: bool = False) -> Iterator[Non
             raise StoreRejected(sqlstate(error), line) from error
         if isinstance(error, asyncpg.UndefinedTableError):
             line = "the sidecar's tables are not there; `sipsidecar run` makes them"
+        if isinstance(error, asyncpg.UndefinedColumnError):
+            line = (
+                "its tables are of another version; `sipsidecar run` brings older ones up to date"
+            )
         kind = StoreError if isinstance(error, _TO_BE_CHANGED) else StoreUnavailable
         raise kind(f"{target}: {line}") from error
 

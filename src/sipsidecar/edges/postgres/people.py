@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sipsidecar.edges.postgres.connection import Connection
 
-TABLES = ("calls", "attempts", "registrations", "messages")
+TABLES = ("calls", "attempts", "media", "quality_intervals", "registrations", "messages")
 """The tables whose rows belong to a Call-ID."""
 _CALL_IDS_PER_TRANSACTION = 200
 _SECONDS = 600.0

@@ -43,9 +43,11 @@ class CallFilter(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str | None = None
     """Part of the Call-ID."""
     answered: bool | None = None
+    findings: tuple[str, ...] = ()
+    """All of these."""
     limit: int = 50
     order: str = "started_at"
-    """One of `ORDERS`, highest first; no parameter."""
+    """One of `ORDERS`, highest first, but for `mos`; no parameter."""
 
 
 # Partitions go by received_at, people ask by started_at: a day of slack for agents' clocks.
@@ -66,9 +68,11 @@ WHERE started_at >= $1::timestamptz AND received_at >= $1::timestamptz - interva
   AND flags @> $12::text[]
   AND ($13::text IS NULL OR strpos(call_id, $13) > 0)
   AND ($14::boolean IS NULL OR answered = $14)
-ORDER BY {order}, call_id, from_tag LIMIT $15
+  AND findings @> $15::text[]
+ORDER BY {order}, call_id, from_tag LIMIT $16
 """
-ORDERS = ("started_at", "ended_at", "pdd_ms", "setup_ms", "talk_ms", "retransmissions")
+ORDERS = ("started_at", "ended_at", "pdd_ms", "setup_ms", "talk_ms", "retransmissions", "mos")
+_LOWEST_FIRST = {"mos"}
 _CALL_SQL = "SELECT * FROM calls WHERE call_id = $1 ORDER BY started_at DESC, from_tag LIMIT $2"
 _CALL_PART_SQL = """
 SELECT * FROM calls WHERE strpos(call_id, $1) > 0 AND received_at >= $3
@@ -76,6 +80,14 @@ ORDER BY strpos(call_id, $1) > 1, started_at DESC, call_id, from_tag LIMIT $2
 """
 _ATTEMPTS_SQL = """
 SELECT * FROM attempts WHERE call_id = $1 ORDER BY started_at, failover_order, branch LIMIT $2
+"""
+_MEDIA_SQL = """
+SELECT * FROM media WHERE call_id = $1
+ORDER BY direction = 'unknown', direction DESC, started_at, from_tag, stream LIMIT $2
+"""
+_INTERVALS_SQL = """
+SELECT * FROM quality_intervals WHERE call_id = $1
+ORDER BY at, direction DESC, source_ssrc, reporter_ssrc, from_tag LIMIT $2
 """
 _MESSAGES_SQL = """
 SELECT * FROM messages WHERE call_id = $1
@@ -86,7 +98,8 @@ ORDER BY coalesce(captured_at, received_at), sequence LIMIT $2
 def _calls_sql(order: str) -> str:
     # `started_at` is never NULL, and only so can its index, read backwards, give this order.
     nulls = "" if order == "started_at" else " NULLS LAST"
-    return _CALLS_SQL.format(order=f"{order} DESC{nulls}")
+    way = "ASC" if order in _LOWEST_FIRST else "DESC"
+    return _CALLS_SQL.format(order=f"{order} {way}{nulls}")
 
 
 def _storable(value: object) -> object:
@@ -139,6 +152,16 @@ async def find_attempts(where: Where, call_id: str, limit: int = 1000) -> list[d
     return await _ask(where, _ATTEMPTS_SQL, call_id, limit)
 
 
+async def find_media(where: Where, call_id: str, limit: int = 1000) -> list[dict[str, Any]]:
+    """Find what is known of the media of a call: what the caller sent first, what is unknown last."""
+    return await _ask(where, _MEDIA_SQL, call_id, limit)
+
+
+async def find_intervals(where: Where, call_id: str, limit: int = 10_000) -> list[dict[str, Any]]:
+    """Find the quality of a call's media over time, report by report."""
+    return await _ask(where, _INTERVALS_SQL, call_id, limit)
+
+
 async def find_messages(where: Where, call_id: str, limit: int = 10_000) -> list[dict[str, Any]]:
     """Find the messages of a call, in the order they were captured."""
     return await _ask(where, _MESSAGES_SQL, call_id, limit)
@@ -173,19 +196,24 @@ LIMIT $4
 """
 _SIP_SQL = """
 SELECT received_at, captured_at, agent_id, agent_ip, src_ip, src_port, dst_ip, dst_port,
-    transport, payload, call_id
+    transport, payload, call_id, kind
 FROM messages
 WHERE call_id = ANY($2::text[]) AND ($3::timestamptz IS NULL OR received_at >= $3::timestamptz)
-    AND node_id = $1 AND kind = 1
+    AND node_id = $1
 ORDER BY received_at, sequence LIMIT $4
 """
 _ROWS_SQL = """
-SELECT call_id, from_tag, NULL AS branch, received_at, revision, flags, started_at, ended_at
+SELECT call_id, from_tag, NULL AS branch, NULL AS stream, received_at, revision, flags,
+    started_at, ended_at
 FROM calls
 WHERE call_id = ANY($2::text[]) AND received_at >= $3::timestamptz AND node_id = $1
 UNION ALL
-SELECT call_id, from_tag, branch, received_at, revision, flags, started_at, NULL
+SELECT call_id, from_tag, branch, NULL, received_at, revision, flags, started_at, NULL
 FROM attempts
+WHERE call_id = ANY($2::text[]) AND received_at >= $3::timestamptz AND node_id = $1
+UNION ALL
+SELECT call_id, from_tag, NULL, stream, received_at, revision, flags, started_at, NULL
+FROM media
 WHERE call_id = ANY($2::text[]) AND received_at >= $3::timestamptz AND node_id = $1
 """
 
@@ -221,7 +249,7 @@ async def find_sip(
     since_us: int | None = None,
     limit: int = 100_000,
 ) -> list[dict[str, Any]]:
-    """Find the SIP that this node received of some calls, in the order received."""
+    """Find the SIP and the reports of media that this node received of some calls, as received."""
     return await _ask(
         where, _SIP_SQL, node_id, list(call_ids), since_us, limit, seconds=_REBUILD_SECONDS
     )
@@ -230,5 +258,8 @@ async def find_sip(
 async def find_rows(
     where: Where, node_id: int, call_ids: Sequence[str], since_us: int
 ) -> list[dict[str, Any]]:
-    """Find what this node recorded of some calls and their attempts; `branch` is None for a call."""
+    """Find what this node recorded of some calls, their attempts and their media.
+
+    `branch` is of an attempt, `stream` of media; both are None for a call.
+    """
     return await _ask(where, _ROWS_SQL, node_id, list(call_ids), since_us, seconds=_REBUILD_SECONDS)

@@ -165,6 +165,8 @@ _REPLACE = {
     "AND received_at = $4 AND node_id = $5 AND revision < $6",
     "attempts": "DELETE FROM attempts WHERE call_id = $1 AND from_tag = $2 AND branch = $3 "
     "AND received_at = $4 AND node_id = $5 AND revision < $6",
+    "media": "DELETE FROM media WHERE call_id = $1 AND from_tag = $2 AND stream = $3 "
+    "AND received_at = $4 AND node_id = $5 AND revision < $6",
 }
 
 
