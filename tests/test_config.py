@@ -582,7 +582,7 @@ def test_a_password_never_leaves_a_dsn(dsn: str, plain: str) -> None:
 
 
 def test_every_setting_has_a_description_and_a_default_that_fits() -> None:
-    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS) == 59
+    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS) == 72
     for setting in SETTINGS:
         assert setting.meta.description
         assert "|" not in setting.meta.description

@@ -41,6 +41,7 @@ def other(key: str, default: object) -> object:
         "http.listen": "127.0.0.1:1",
         "database.dsn": "postgresql://h/d",
         "log.level": "debug",
+        "quality.id_mode": "linear",
         "log.format": "json",
     }
     if key in words:

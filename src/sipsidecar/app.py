@@ -21,6 +21,7 @@ from sipsidecar.batch import WORTH, StoreError, StoreUnavailable, Waiting
 from sipsidecar.calls.call import Call
 from sipsidecar.calls.dialog import Timing
 from sipsidecar.calls.record import outcome
+from sipsidecar.calls.thresholds import Thresholds
 from sipsidecar.config import Config, parse_address
 from sipsidecar.edges import host, postgres
 from sipsidecar.edges.capture import CaptureError, TcpCapture, UdpCapture
@@ -119,6 +120,17 @@ def pipeline_of(config: Config) -> Pipeline:
             keep_dtmf=privacy.keep_dtmf,
             keep_media_keys=privacy.keep_media_keys,
         ),
+        thresholds=thresholds_of(config),
+    )
+
+
+def thresholds_of(config: Config) -> Thresholds:
+    """How media is rated and judged."""
+    said = config.quality
+    names = set(Thresholds.__struct_fields__) - {"network_delay_ms"}
+    return Thresholds(
+        **{name: getattr(said, name) for name in names},
+        network_delay_ms=said.network_delay_ms or None,
     )
 
 
@@ -174,7 +186,12 @@ class Sidecar:
             max_age=database.batch_seconds,
             max_bytes=database.queue_bytes,
         )
-        self._rows = RowMaker(self.waiting, config.node.id, messages=database.store_messages)
+        self._rows = RowMaker(
+            self.waiting,
+            config.node.id,
+            messages=database.store_messages,
+            intervals=config.quality.store_intervals,
+        )
         self._embedded: EmbeddedPostgres | None = None
         self._store: Postgres | None = None
         self._spool: Spool | None = None

@@ -190,7 +190,7 @@ class Quality(msgspec.Struct, frozen=True):
     ] = 1.0
     high_jitter_ms: Annotated[
         float, _meta("`high_jitter` from this mean interarrival jitter on", 0, 10_000)
-    ] = 20.0
+    ] = 15.0
     dead_air_seconds: Annotated[
         float, _meta("`dead_air` when media begins this long after the answer", 0, 3600)
     ] = 2.0

@@ -1,8 +1,11 @@
 """HEP packets and time to call records and stored messages: the house without its doors."""
 
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from sipsidecar.calls.agents import Agent, Agents
 from sipsidecar.calls.call import RECEIVER, Call
@@ -10,23 +13,29 @@ from sipsidecar.calls.dialog import IMPLAUSIBLE_US, TIMER_B, Timing
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    MediaRecord,
     PingRecord,
     RegistrationRecord,
 )
-from sipsidecar.calls.restoring import Sighting, StoredRow
-from sipsidecar.calls.table import CallTable, Retraction
+from sipsidecar.calls.joining import Said
+from sipsidecar.calls.restoring import Heard, Sighting, StoredRow
+from sipsidecar.calls.table import CallTable, Leaving, Retraction
+from sipsidecar.calls.thresholds import Thresholds
 from sipsidecar.calls.transactions import TransactionTable
 from sipsidecar.gate import WHYS as GATE_WHYS
 from sipsidecar.gate import Gate
 from sipsidecar.privacy import Mask
 from sipsidecar.signals.snapshot import (
     DELAY_BOUNDS,
+    JITTER_BOUNDS,
+    LOSS_BOUNDS,
+    MOS_BOUNDS,
     AgentFigures,
     Histogram,
     Snapshot,
     code_label,
 )
-from sipsidecar.wire import hep, sip, stream
+from sipsidecar.wire import WireError, hep, quality, rtcp, sip, stream
 
 MAX_STREAMS = 4096
 """TCP or TLS connections whose messages are put together at once; the quietest gives way."""
@@ -39,7 +48,7 @@ REFUSED_KINDS = {
     hep.Kind.STUN: "stun",
 }
 
-Output = CallRecord | AttemptRecord | RegistrationRecord | PingRecord | Retraction
+Output = Leaving | RegistrationRecord | PingRecord | Retraction
 
 
 class Stored(NamedTuple):
@@ -66,7 +75,7 @@ class Stored(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """One stored SIP message, to be joined again after a restart."""
+    """One stored message, to be joined again after a restart."""
 
     received_at: int
     captured_at: int | None
@@ -79,6 +88,8 @@ class Restored(NamedTuple):
     destination_port: int
     transport: str | None
     payload: bytes
+    kind: int = 1
+    """HEP protocol type."""
 
 
 class _Held(NamedTuple):
@@ -101,12 +112,15 @@ class Pipeline:
         local: Collection[bytes] = (),
         gate: Gate | None = None,
         mask: Mask | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self._mask = mask or Mask()
         self.gate = gate or Gate()
         """Who may speak; another may take its place at any time."""
         self.agents = Agents(local)
-        self.calls = CallTable(self.agents, timing, max_calls=max_calls, linger=linger)
+        self.calls = CallTable(
+            self.agents, timing, max_calls=max_calls, linger=linger, thresholds=thresholds
+        )
         self.transactions = TransactionTable(self.agents, timing)
         self._streams: OrderedDict[tuple[bytes, int, bytes, int], _Held] = OrderedDict()
         self._stored: list[Stored] = []
@@ -124,6 +138,12 @@ class Pipeline:
         self._pings: Counter[str] = Counter()
         self._pdd = Histogram(DELAY_BOUNDS)
         self._setup = Histogram(DELAY_BOUNDS)
+        self._reported: Counter[str] = Counter()
+        self._findings: Counter[str] = Counter()
+        self._unrated: Counter[str] = Counter()
+        self._mos: dict[tuple[str, str], Histogram] = {}
+        self._loss: dict[str, Histogram] = {}
+        self._jitter: dict[str, Histogram] = {}
 
     def receive(self, datagram: bytes, now: float, received_at: int, peer: str) -> None:
         """One HEP packet: its bytes, monotonic and wall-clock time of arrival, its sender's address.
@@ -188,6 +208,8 @@ class Pipeline:
             correlation = packet.correlation_id
             call_id = sip.text(correlation[: sip.MAX_CALL_ID]) if correlation else None
             transport = hep.transport_name(packet.ip_protocol, None)
+            for said in self._reports(kind, packet):
+                call_id = self._join_media(said, call_id, packet, agent, now, received_at)
             payload = self._mask.payload(kind, packet.payload)
             self._store(
                 packet, payload, packet.captured_at, 1, agent, received_at, transport,
@@ -203,21 +225,19 @@ class Pipeline:
         masked a second time. Returns how many messages were facts of a call: a REGISTER is none.
         """
         found: dict[str, list[Sighting]] = {}
+        heard: list[Heard] = []
         for m in messages:
-            try:
-                message = sip.parse(m.payload)
-            except sip.SipError:
-                continue
-            if not _of_a_call(message):
-                continue
             agent = self.agents.recall(m.agent_id, m.peer)
-            if m.captured_at is None or agent is None:
-                clock, at = RECEIVER, m.received_at
-            else:
-                clock, at = agent.clock, m.captured_at
+            clock, at = _clock(m.captured_at, agent, m.received_at)
+            source, destination = (m.source, m.source_port), (m.destination, m.destination_port)
+            reports, message = _stored_reports(m)
+            heard += [
+                Heard(said, source, destination, clock, at, m.received_at) for said in reports
+            ]
+            if message is None or not _of_a_call(message):
+                continue
             if agent is not None and agent.local is None:
                 agent.learn(m.source, m.destination)
-            source, destination = (m.source, m.source_port), (m.destination, m.destination_port)
             fingerprint = hash((m.payload, source, destination))
             # By the Call-ID as it came: the stored one may be clipped.
             found.setdefault(message.call_id, []).append(
@@ -227,7 +247,7 @@ class Pipeline:
             )
         joined = 0
         for call_id, sightings in found.items():
-            if not self.calls.restore(call_id, sightings, rows, now):
+            if not self.calls.restore(call_id, sightings, rows, now, heard):
                 return None
             joined += len(sightings)
         return joined
@@ -319,6 +339,8 @@ class Pipeline:
                 "transactions": transactions.refused,
                 "agents": self.agents.overflow,
                 "streams": self._oddities["stream-evicted"],
+                "media": calls.refused_media,
+                "media-addresses": calls.index.refused + calls.index.ambiguous,
             },
             orphans=calls.orphans + transactions.orphans,
             revisions=calls.revisions,
@@ -329,6 +351,12 @@ class Pipeline:
             pdd=self._pdd,
             setup=self._setup,
             agents=tuple(_figures(agent, now) for agent in self.agents),
+            mos=self._mos,
+            loss=self._loss,
+            jitter=self._jitter,
+            findings=dict(self._findings),
+            reports=dict(self._reported),
+            unrated=dict(self._unrated),
         )
 
     # -- SIP
@@ -361,10 +389,7 @@ class Pipeline:
             packet, payload, captured_at, packets, agent, received_at, transport,
             message.call_id, None,
         )  # fmt: skip
-        if captured_at is None or agent is None:
-            clock, at = RECEIVER, received_at
-        else:
-            clock, at = agent.clock, captured_at
+        clock, at = _clock(captured_at, agent, received_at)
         if agent is not None:
             agent.learn(packet.source, packet.destination)
         source = (packet.source, packet.source_port)
@@ -378,6 +403,66 @@ class Pipeline:
             self.calls.receive(
                 message, source, destination, transport, fingerprint, clock, at, now, received_at
             )
+        if message.method in _METHODS_WITH_QUALITY:
+            try:
+                for said in _quality_in(message):
+                    self._join_media(said, message.call_id, packet, agent, now, received_at)
+            except quality.QualityError:
+                self._reported["refused"] += 1
+
+    # -- media
+
+    def _reports(self, kind: hep.Kind, packet: hep.Packet) -> Sequence[Said]:
+        """What a payload that is no SIP says of media; what makes no sense is counted."""
+        try:
+            return _reports_in(kind, packet.payload)
+        except WireError as error:
+            if error.why == "encrypted":
+                self._reported["encrypted"] += 1
+                correlation = packet.correlation_id
+                self.calls.receive_encrypted(
+                    sip.text(correlation[: sip.MAX_CALL_ID]) if correlation else None,
+                    (packet.source, packet.source_port),
+                    (packet.destination, packet.destination_port),
+                )
+            elif error.why not in _NO_REPORT:
+                self._reported["refused"] += 1
+            return ()
+
+    def _join_media(
+        self,
+        said: Said,
+        call_id: str | None,
+        packet: hep.Packet,
+        agent: Agent | None,
+        now: float,
+        received_at: int,
+    ) -> str | None:
+        """Join one report to its call; the call's name, or what the packet gave for one."""
+        captured_at = packet.captured_at
+        if isinstance(said, rtcp.Report):
+            self._reported["sr" if said.sender is not None else "rr"] += 1
+            if said.voip:
+                self._reported["xr"] += 1
+            if said.flaw is not None:
+                self._reported["flawed"] += 1
+            if rtcp.implausible(said) is not None:
+                self._reported["implausible"] += 1
+                return call_id
+            if captured_at is not None and abs(captured_at - received_at) > IMPLAUSIBLE_US:
+                captured_at = None  # rtpengine of 2025 stamped in the wrong byte order
+        else:
+            self._reported[said.source] += 1
+            call_id = said.call_id or call_id
+        source = (packet.source, packet.source_port)
+        destination = (packet.destination, packet.destination_port)
+        clock, at = _clock(captured_at, agent, received_at)
+        found = self.calls.call_of(call_id, said, source, destination, now)
+        if found is None:
+            self._reported["unjoined"] += 1
+            return call_id
+        self.calls.receive_media(found, said, source, destination, clock, at, now, received_at)
+        return found
 
     def _fragment(
         self, packet: hep.Packet, agent: Agent | None, now: float, received_at: int
@@ -474,6 +559,10 @@ class Pipeline:
                 self._pdd.observe(record.pdd_ms / 1000)
             if record.setup_ms is not None:
                 self._setup.observe(record.setup_ms / 1000)
+            self._findings.update(record.findings)
+        elif isinstance(record, MediaRecord):
+            if not record.revision:
+                self._count_media(record)
         elif isinstance(record, AttemptRecord):
             if not record.revision:
                 self._attempt_finals[
@@ -483,6 +572,85 @@ class Pipeline:
             self._registrations[code_label(record.final_code)] += 1
         elif isinstance(record, PingRecord):
             self._pings[code_label(record.final_code)] += 1
+
+    def _count_media(self, record: MediaRecord) -> None:
+        direction = record.direction
+        if record.mos is not None and record.mos_scale is not None:
+            key = (record.mos_scale, direction)
+            self._mos.setdefault(key, Histogram(MOS_BOUNDS)).observe(record.mos)
+        elif record.unrated is not None:
+            self._unrated[record.unrated] += 1
+        if record.loss_percent is not None:
+            histogram = self._loss.setdefault(direction, Histogram(LOSS_BOUNDS))
+            histogram.observe(record.loss_percent / 100)
+        if record.jitter_ms is not None:
+            histogram = self._jitter.setdefault(direction, Histogram(JITTER_BOUNDS))
+            histogram.observe(record.jitter_ms / 1000)
+
+
+_METHODS_WITH_QUALITY = frozenset({"BYE", "PUBLISH", "NOTIFY"})
+_NO_REPORT = frozenset({"not-rtcp", "not-quality"})
+"""Words for payloads that never claimed to be one: log lines, events of other kinds."""
+_VQ_TEXT = re.compile(rb"\A\s*VQ|(?:NLR|MOSLQ)=", re.IGNORECASE)
+"""RFC 6035's body, or its figures alone, as some agents send under HEP type 35."""
+
+
+def _reports_in(kind: hep.Kind, payload: bytes) -> Sequence[Said]:
+    """A payload that is no SIP to what it says of media; nothing for what is not about media."""
+    if kind is hep.Kind.RTCP:
+        return rtcp.parse(payload)
+    if kind is hep.Kind.JSON:
+        try:
+            return (rtcp.parse_json(payload),)
+        except rtcp.RtcpError as error:
+            if error.why != "not-rtcp":
+                raise
+        return quality.parse_log(payload)
+    if kind is hep.Kind.NG:
+        return quality.parse_ng(payload)
+    if kind is hep.Kind.LOG:
+        return quality.parse_log(payload)
+    if kind is hep.Kind.OTHER and _VQ_TEXT.search(payload, 0, 4096):
+        return quality.parse_vq(payload)
+    return ()
+
+
+def _quality_in(message: sip.Message) -> Sequence[Said]:
+    """The accounts of a session's quality that SIP carries: RFC 6035, and phones' headers on a BYE.
+
+    Such a header is of whoever sent the message: the one that hangs up, or the one that answers it.
+    """
+    if message.method == "BYE":
+        stats = message.first("x-rtp-stat") or message.first("p-rtp-stat")
+        if not stats:
+            return ()
+        tag = message.from_tag if message.status is None else message.to_tag
+        return (msgspec.structs.replace(quality.parse_rtp_stat(stats), local_tag=tag),)
+    if message.status is None and (message.first("event") or "").lower().startswith("vq-rtcpxr"):
+        return quality.parse_vq(message.body)
+    return ()
+
+
+def _stored_reports(m: Restored) -> tuple[Sequence[Said], sip.Message | None]:
+    """What a stored message says of media, and the message itself if it is SIP."""
+    kind = hep.sniff(m.payload, m.kind)
+    try:
+        if kind is not hep.Kind.SIP:
+            return _reports_in(kind, m.payload), None
+        message = sip.parse(m.payload)
+    except WireError:
+        return (), None
+    try:
+        return _quality_in(message), message
+    except quality.QualityError:
+        return (), message
+
+
+def _clock(captured_at: int | None, agent: Agent | None, received_at: int) -> tuple[int, int]:
+    """By which clock a message is dated, and when."""
+    if captured_at is None or agent is None:
+        return RECEIVER, received_at
+    return agent.clock, captured_at
 
 
 def _of_a_call(message: sip.Message) -> bool:
