@@ -5,7 +5,7 @@ ARGS ?=
 HOURS ?= 6
 CALLS ?= 1000
 
-.PHONY: help run demo test check live fuzz bench chaos soak clean
+.PHONY: help run demo test check live live-media fuzz bench chaos soak clean
 
 help:
 	@echo "make run      start the sidecar: HEP on 127.0.0.1:9060, HTTP on 127.0.0.1:9080"
@@ -13,6 +13,7 @@ help:
 	@echo "make test     the whole suite; live parts skip where Kamailio or SIPp is absent"
 	@echo "make check    format, lint, types, import rules"
 	@echo "make live     1,000 SIPp calls through a real Kamailio (CALLS=1000)"
+	@echo "make live-media  18 calls with real RTP through Kamailio and rtpengine: truth against record"
 	@echo "make fuzz     a coverage-guided minute per parser (SECONDS=60)"
 	@echo "make bench    load generator against a fresh sidecar: loss, CPU, memory"
 	@echo "make chaos    two hours of faults, floods and attacks; the table goes to OUT=..."
@@ -61,6 +62,9 @@ check: .venv/test
 
 live: .venv/test
 	SIPSIDECAR_REQUIRE_LIVE=1 SIPSIDECAR_LIVE_CALLS=$(CALLS) $(BIN)/python -m pytest tests/live/test_sipp.py -s $(ARGS)
+
+live-media: .venv/test
+	SIPSIDECAR_REQUIRE_LIVE=1 $(BIN)/python -m pytest tests/live/test_media.py -s $(ARGS)
 
 SECONDS ?= 60
 fuzz: .venv/test

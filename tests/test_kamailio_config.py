@@ -4,6 +4,7 @@ import contextlib
 import re
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -20,11 +21,13 @@ from live.programs import (
     until,
 )
 from sipsidecar.config import Config
-from sipsidecar.wire import hep
+from sipsidecar.wire import hep, quality
 
 INCLUDE = ROOT / "kamailio" / "sipsidecar.cfg"
+MEDIA = ROOT / "kamailio" / "sipsidecar-media.cfg"
 MINIMAL = ROOT / "kamailio" / "kamailio-minimal.cfg"
 TRUNKS = ROOT / "kamailio" / "dispatcher.list"
+RTPENGINE = Path(__file__).parent / "corpus" / "rtpengine"
 
 
 def lines(path: Path) -> list[str]:
@@ -56,7 +59,7 @@ def test_the_include_sets_what_a_true_mirror_needs_and_nothing_else() -> None:
     }
 
 
-@pytest.mark.parametrize("path", [INCLUDE, MINIMAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [INCLUDE, MEDIA, MINIMAL], ids=lambda path: path.name)
 def test_every_define_can_be_set_by_its_user(path: Path) -> None:
     said = lines(path)
     for number, line in enumerate(said):
@@ -64,7 +67,7 @@ def test_every_define_can_be_set_by_its_user(path: Path) -> None:
             assert said[number - 1] == f"#!ifndef {line.split()[1]}"
 
 
-@pytest.mark.parametrize("path", [INCLUDE, MINIMAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [INCLUDE, MEDIA, MINIMAL], ids=lambda path: path.name)
 def test_no_configuration_traces_twice_or_needs_what_debian_lacks(path: Path) -> None:
     said = "\n".join(lines(path))
     for unwanted in ("sip_trace(", "setflag", "trace_flag", "http_async", "db_url", "db_postgres"):
@@ -73,6 +76,43 @@ def test_no_configuration_traces_twice_or_needs_what_debian_lacks(path: Path) ->
 
 def test_the_minimal_proxy_includes_the_include() -> None:
     assert f'include_file "{INCLUDE.name}"' in lines(MINIMAL)
+
+
+def test_what_the_media_include_logs_is_a_report_that_the_sidecar_reads() -> None:
+    (logged,) = re.findall(r'hlog\("\$ci", "(.*)"\);', MEDIA.read_text())
+    values = {"mos": "3.9", "min": "3.6", "loss": "5", "jitter": "24", "rtt": "40378"}
+    values["samples"] = "4"
+    said = re.sub(r"\$avp\(sipsidecar_b_(\w+)\)", lambda found: values.pop(found[1]), logged)
+    assert not values
+    said = re.sub(r"\$avp\(sipsidecar_a_\w+\)", "<null>", said).replace('\\"', '"')
+    assert quality.parse_log(said.encode()) == (
+        quality.SessionQuality(
+            "log",
+            heard_by="callee",
+            loss_percent=5.0,
+            jitter_ms=24.0,
+            rtt_ms=40.378,
+            mos_cq=3.9,
+            mos_min=3.6,
+            samples=4,
+        ),
+    )
+
+
+def test_the_media_include_asks_for_every_value_that_it_logs_of_the_same_side() -> None:
+    said = "\n".join(lines(MEDIA))
+    asked = dict(re.findall(r'^modparam\("rtpengine", "(\w+)_pv", "(\S+)"\)$', said, re.MULTILINE))
+    for side, letter in (("A", "a"), ("B", "b")):
+        assert {name: value for name, value in asked.items() if f"_{side}" in name} == {
+            f"mos_{side}_label": f"$avp(sipsidecar_{letter})",
+            f"mos_average_{side}": f"$avp(sipsidecar_{letter}_mos)",
+            f"mos_min_{side}": f"$avp(sipsidecar_{letter}_min)",
+            f"mos_average_packetloss_{side}": f"$avp(sipsidecar_{letter}_loss)",
+            f"mos_average_jitter_{side}": f"$avp(sipsidecar_{letter}_jitter)",
+            f"mos_average_roundtrip_{side}": f"$avp(sipsidecar_{letter}_rtt)",
+            f"mos_average_samples_{side}": f"$avp(sipsidecar_{letter}_samples)",
+        }
+    assert len(asked) == 14
 
 
 # ------------------------------------------------------------------------ with the real Kamailio
@@ -94,21 +134,34 @@ class Phone:
         self.sock.close()
 
     def send(
-        self, to: str, method: str, uri: str, call_id: str, *headers: str, to_tag: str = ""
+        self,
+        to: str,
+        method: str,
+        uri: str,
+        call_id: str,
+        *headers: str,
+        to_tag: str = "",
+        cseq: int = 1,
+        body: str = "",
     ) -> None:
         host, _, port = to.partition(":")
         text = [
             f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP {self.address};branch=z9hG4bK{call_id}",
+            f"Via: SIP/2.0/UDP {self.address};branch=z9hG4bK{call_id}{cseq}",
             f"From: <sip:alice@{self.address}>;tag=a",
             f"To: <{uri}>{to_tag}",
             f"Call-ID: {call_id}",
-            f"CSeq: 1 {method}",
+            f"CSeq: {cseq} {method}",
             "Max-Forwards: 70",
             *headers,
-            "Content-Length: 0",
+            *self.about(body),
         ]
-        self.sock.sendto("\r\n".join([*text, "", ""]).encode(), (host, int(port)))
+        self.sock.sendto("\r\n".join([*text, "", body]).encode(), (host, int(port)))
+
+    @staticmethod
+    def about(body: str) -> list[str]:
+        kind = ["Content-Type: application/sdp"] if body else []
+        return [*kind, f"Content-Length: {len(body)}"]
 
     def receive(self, start: str) -> str:
         """The next message that starts so; others are passed over."""
@@ -117,14 +170,13 @@ class Phone:
             if text.startswith(start):
                 return text
 
-    def reply(self, request: str, to: str, status: str) -> None:
+    def reply(self, request: str, to: str, status: str, body: str = "") -> None:
         host, _, port = to.partition(":")
         kept = re.findall(r"^(?:Via|From|Call-ID|CSeq|Record-Route): .*$", request, re.MULTILINE)
         to_line = re.findall(r"^To: .*$", request, re.MULTILINE)[0].strip()
-        text = [f"SIP/2.0 {status}", *map(str.strip, kept), f"{to_line};tag={self.address[-4:]}"]
-        self.sock.sendto(
-            "\r\n".join([*text, "Content-Length: 0", "", ""]).encode(), (host, int(port))
-        )
+        tag = "" if ";tag=" in to_line else f";tag={self.address[-4:]}"
+        text = [f"SIP/2.0 {status}", *map(str.strip, kept), to_line + tag, *self.about(body)]
+        self.sock.sendto("\r\n".join([*text, "", body]).encode(), (host, int(port)))
 
 
 class Proxy:
@@ -263,3 +315,181 @@ def test_a_call_to_another_domain_goes_where_it_says(tmp_path: Path) -> None:
         caller.send(proxy.address, "INVITE", f"sip:1@{callee.address}", "direct")
         callee.reply(callee.receive("INVITE"), proxy.address, "486 Busy Here")
         caller.receive("SIP/2.0 486")
+
+
+# ------------------------------------------------------------------------------- with an rtpengine
+
+
+class Rtpengine:
+    """Answers the NG protocol of a media proxy that leaves SDP as it is; keeps what it was asked."""
+
+    def __init__(self, ip: str, statistics: bytes) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind((ip, 0))
+        self.address = f"{ip}:{self.sock.getsockname()[1]}"
+        self.asked: list[tuple[str, str | None]] = []
+        """Command and label."""
+        self._statistics = statistics
+        self._thread = threading.Thread(target=self._answer)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        host, port = self.address.split(":")
+        self.sock.sendto(b"stop", (host, int(port)))
+        self._thread.join(10)
+        self.sock.close()
+
+    def _answer(self) -> None:
+        while True:
+            data, address = self.sock.recvfrom(65535)
+            if data == b"stop":
+                return
+            cookie, _, said = data.partition(b" ")
+            command = self._string(said, b"7:command")
+            answer = b"d6:result4:ponge"
+            if command == b"delete":
+                answer = self._statistics
+            elif command != b"ping":
+                sdp = self._string(said, b"3:sdp")
+                answer = b"d6:result2:ok3:sdp%d:%se" % (len(sdp), sdp)
+            if command != b"ping":
+                label = self._string(said, b"5:label").decode() if b"5:label" in said else None
+                self.asked.append((command.decode(), label))
+            self.sock.sendto(cookie + b" " + answer, address)
+
+    @staticmethod
+    def _string(said: bytes, key: bytes) -> bytes:
+        length, _, rest = said.partition(key)[2].partition(b":")
+        return rest[: int(length)]
+
+
+def media_config(folder: Path, first: str = "") -> Path:
+    """A record-routing proxy that uses the media include as its first lines say."""
+    config = folder / "media.cfg"
+    config.write_text(f"""
+{first}
+loadmodule "pv.so"
+loadmodule "tm.so"
+loadmodule "sl.so"
+loadmodule "rr.so"
+include_file "{INCLUDE}"
+include_file "{MEDIA}"
+children=1
+auto_aliases=no
+request_route {{
+    if ($rm == "OPTIONS") {{
+        sl_send_reply("200", "OK");
+        exit;
+    }}
+    if ($tt != $null) {{
+        loose_route();
+    }} else {{
+        record_route();
+    }}
+    route(SIPSIDECAR_MEDIA);
+    if ($rm == "INVITE") {{
+        t_on_reply("ANSWER");
+    }}
+    t_relay();
+}}
+onreply_route[ANSWER] {{
+    route(SIPSIDECAR_MEDIA);
+}}
+""")
+    return config
+
+
+OWN_RTPENGINE = """
+#!define SIPSIDECAR_RTPENGINE_LOADED
+loadmodule "rtpengine.so"
+modparam("rtpengine", "rtpengine_sock", "udp:127.0.0.1:2223")
+"""
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        '#!define SIPSIDECAR_RTPENGINE "udp:192.0.2.1:2223"',
+        '#!define SIPSIDECAR_MEDIA_FLAGS "replace-origin ICE=remove"',
+        OWN_RTPENGINE,
+    ],
+    ids=["as-shipped", "address", "flags", "loaded"],
+)
+def test_kamailio_takes_the_media_include(tmp_path: Path, first: str) -> None:
+    config = media_config(tmp_path, first + "\nlisten=udp:127.0.0.1:5060")
+    command = kamailio_command(config, tmp_path, {}, strings={})
+    done = subprocess.run(
+        [*command, "-c"], cwd="/", capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr
+    assert "CRITICAL" not in done.stderr
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("statistics", ["query_loss5", "query_one_way"])
+def test_what_rtpengine_measured_is_logged_at_the_end_of_a_call_by_side(
+    tmp_path: Path, statistics: str
+) -> None:
+    ip = f"{network()}.1"
+    listen = f"{ip}:{free_port()}"
+    _, _, said = (RTPENGINE / f"{statistics}.bencode").read_bytes().partition(b" ")
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector,
+        Rtpengine(ip, said) as rtpengine,
+        Phone(ip) as caller,
+        Phone(ip) as callee,
+    ):
+        collector.bind((ip, 0))
+        collector.settimeout(5)
+        proxy = Proxy(listen, collector)
+        strings = {
+            "SIPSIDECAR_URI": f"sip:{ip}:{collector.getsockname()[1]}",
+            "SIPSIDECAR_RTPENGINE": f"udp:{rtpengine.address}",
+        }
+        config = media_config(tmp_path, f"listen=udp:{listen}")
+        command = kamailio_command(config, tmp_path, {}, strings=strings)
+        with running("kamailio", command, tmp_path) as program:
+            host, _, port = listen.partition(":")
+            until("OPTIONS answer", lambda: answers_options(host, int(port)), 20, program)
+            uri = f"sip:bob@{callee.address}"
+            sdp = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
+            sdp += "m=audio 4000 RTP/AVP 8\r\n"
+            route, to_tag = f"Route: <sip:{listen};lr>", f";tag={callee.address[-4:]}"
+            caller.send(listen, "INVITE", uri, "media", body=sdp)
+            callee.reply(callee.receive("INVITE"), listen, "200 OK", sdp)
+            caller.receive("SIP/2.0 200")
+            caller.send(listen, "ACK", uri, "media", route, to_tag=to_tag)
+            callee.receive("ACK")
+            caller.send(listen, "INVITE", uri, "media", route, to_tag=to_tag, cseq=2, body=sdp)
+            callee.reply(callee.receive("INVITE"), listen, "200 OK", sdp)
+            caller.receive("SIP/2.0 200")
+            caller.send(listen, "BYE", uri, "media", route, to_tag=to_tag, cseq=3)
+            callee.reply(callee.receive("BYE"), listen, "200 OK")
+            caller.receive("SIP/2.0 200")
+            logged = []
+            ended = False
+            while not ended:
+                packet, start = proxy.mirrored()
+                ended = start == "SIP/2.0 200 OK" and b" BYE\r\n" in packet.payload
+                if packet.kind is hep.Kind.LOG:
+                    logged.append(packet)
+    assert rtpengine.asked == [
+        ("offer", "caller"),
+        ("answer", "callee"),
+        ("offer", None),
+        ("answer", None),
+        ("delete", None),
+    ]
+    if statistics == "query_one_way":
+        assert logged == []  # rtpengine has no MOS without RTCP of both sides
+        return
+    (packet,) = logged
+    assert packet.correlation_id == b"media"
+    told = [(a.heard_by, a.mos_cq, a.loss_percent) for a in quality.parse_log(packet.payload)]
+    assert told == [("caller", 4.3, 0.0), ("callee", 3.9, 5.0)]
