@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 import sipsidecar
-from sipsidecar.calls.events import CallRecord
+from sipsidecar.calls.events import CallRecord, MediaRecord
+from sipsidecar.calls.findings import KINDS
 from sipsidecar.cli.commands import _parser
 from sipsidecar.config import SETTINGS, settings_markdown
 
@@ -39,14 +40,23 @@ def test_the_readme_has_every_flag_that_a_record_can_carry() -> None:
 
 
 def test_the_readme_has_no_field_that_records_lack() -> None:
-    table = README.partition("## What a record says")[2].partition("## How good")[0]
-    named = {
+    records = README.partition("## What a record says")[2]
+    call, _, rest = records.partition("## How a call sounded")
+    media, _, found = rest.partition("| finding |")
+    assert 20 < len(_named(call)) < 60
+    assert _named(call) <= set(CallRecord.__struct_fields__)
+    assert 10 < len(_named(media)) < 60
+    assert _named(media) <= set(MediaRecord.__struct_fields__)
+    assert _named(found.partition("\n\n")[0]) == set(KINDS)
+
+
+def _named(tables: str) -> set[str]:
+    """What the first columns of the tables name."""
+    return {
         name
-        for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+        for row in re.findall(r"^\| (`[^|]+) \|", tables, re.MULTILINE)
         for name in re.findall(r"`([a-z0-9_]+)`", row)
     }
-    assert named
-    assert named <= set(CallRecord.__struct_fields__)
 
 
 def test_the_house_in_the_readme_has_every_module() -> None:
