@@ -119,10 +119,10 @@ def test_loss_is_high_from_one_percent_of_enough_packets_on(
 
 
 def test_jitter_is_high_by_its_mean_over_several_reports() -> None:
-    high = found(of(direction(), direction(BACK, jitter_ms=20.0)))["high_jitter"]
+    high = found(of(direction(), direction(BACK, jitter_ms=15.0)))["high_jitter"]
     assert high.direction == BACK
-    assert (high.evidence["jitter_ms"], high.evidence["threshold_ms"]) == (20.0, 20.0)
-    assert "high_jitter" not in found(of(direction(jitter_ms=19.9, jitter_max_ms=90.0)))
+    assert (high.evidence["jitter_ms"], high.evidence["threshold_ms"]) == (15.0, 15.0)
+    assert "high_jitter" not in found(of(direction(jitter_ms=14.9, jitter_max_ms=90.0)))
     assert "high_jitter" not in found(of(direction(jitter_ms=50.0, reports=1)))
     assert "high_jitter" in found(of(direction(jitter_ms=50.0, reports=1, source="vq")))
 

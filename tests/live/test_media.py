@@ -23,7 +23,7 @@ from running import Sidecar, sidecar, until
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(240)]
 
-LOW_MOS, HIGH_LOSS, HIGH_JITTER = 3.5, 1.0, 20.0
+LOW_MOS, HIGH_LOSS, HIGH_JITTER = 3.5, 1.0, 15.0
 """The defaults of [quality], from where on media is flagged."""
 QUERIES = (
     # The newest revision of each.
