@@ -16,7 +16,9 @@ from sipsidecar.wire import hep
 NETWORKS = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
 PLAN = list(itertools.islice(dialogs(7), 1000))
 CALLS = [dialog for dialog in PLAN if dialog.truth]
-STEPS = [step for dialog in PLAN for step in dialog.steps]
+ALL_STEPS = [step for dialog in PLAN for step in dialog.steps]
+STEPS = [step for step in ALL_STEPS if step.rtcp_of is None]
+RTCP = [step for step in ALL_STEPS if step.rtcp_of is not None]
 
 
 def headers(step: Step) -> list[tuple[str, str]]:
@@ -62,6 +64,9 @@ def test_the_name_of_a_run_changes_the_call_ids_and_nothing_else() -> None:
     for plain, named in zip(PLAN[:50], dialogs(7, "run-"), strict=False):
         assert len(plain.steps) == len(named.steps)
         for one, other in zip(plain.steps, named.steps, strict=True):
+            if one.rtcp_of is not None:
+                assert other == one._replace(rtcp_of=f"run-{one.rtcp_of}")
+                continue
             call_id = header(one, "Call-ID")[0]
             assert other.payload.decode() == one.payload.decode().replace(
                 f"Call-ID: {call_id}", f"Call-ID: run-{call_id}"
@@ -71,7 +76,7 @@ def test_the_name_of_a_run_changes_the_call_ids_and_nothing_else() -> None:
 def test_the_messages_come_in_the_order_of_their_time_and_none_is_lost() -> None:
     steps = list(timeline(iter(PLAN)))
     assert [step.at for step in steps] == sorted(step.at for step in steps)
-    assert sorted(steps) == sorted(STEPS)
+    assert sorted(steps, key=repr) == sorted(ALL_STEPS, key=repr)
     assert list(itertools.islice(timeline(dialogs(7)), 5000)) == steps[:5000]
 
 
@@ -156,7 +161,7 @@ def test_every_message_passes_the_proxy_and_has_its_vias() -> None:
 def test_every_response_answers_a_request_of_its_hop() -> None:
     for dialog in PLAN:
         seen = set()
-        for step in dialog.steps:
+        for step in (s for s in dialog.steps if s.rtcp_of is None):
             key = (header(step, "Via")[0], header(step, "CSeq")[0])
             if code(step):
                 assert (step.destination, step.source, key) in seen
@@ -275,3 +280,31 @@ async def test_traffic_without_end_stops_when_cancelled() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_reports_come_from_both_sides_while_a_call_talks() -> None:
+    assert RTCP
+    ports = {step.source.port for step in RTCP} | {step.destination.port for step in RTCP}
+    assert ports == {28101}
+    for dialog in CALLS:
+        reports = [step for step in dialog.steps if step.rtcp_of is not None]
+        sides = Counter(step.source for step in reports)
+        assert len(sides) <= 2
+        assert dialog.steps == sorted(dialog.steps, key=lambda step: step.at)
+
+
+def test_some_calls_of_the_plan_are_rated_and_some_lose_packets() -> None:
+    pipeline = Pipeline()
+    records = []
+    for step in itertools.takewhile(lambda step: step.at <= 120, timeline(iter(PLAN))):
+        at = 1_795_000_000_000_000 + round(step.at * 1_000_000)
+        while (due := pipeline.next_timer()) is not None and due <= step.at:
+            pipeline.handle_timer(due)
+        pipeline.receive(demo.datagram(step, at), step.at, at, "127.0.0.1")
+        records += pipeline.records()
+    calls = [one for one in records if isinstance(one, CallRecord)]
+    rated = [one for one in calls if one.mos is not None]
+    assert len(rated) > 20
+    found = Counter(finding for one in calls for finding in one.findings)
+    assert found["high_loss"] >= 3
+    assert set(found) <= {"high_loss", "low_mos", "early_media_only"}

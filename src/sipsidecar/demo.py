@@ -1,4 +1,4 @@
-"""Makes sample traffic: what a Kamailio proxy between phones and two trunks would mirror.
+"""Makes sample traffic: what a Kamailio proxy between phones and two trunks would mirror, and RTCP.
 
 The plan is pure and follows from its seed; it knows how each of its calls ends. `play` sends it
 as HEP in real time. Numbers, names and addresses are from the ranges reserved for examples.
@@ -32,6 +32,11 @@ _CALLS_PER_SECOND = 2.0
 _PING_SECONDS = 10.0
 _CODECS = {"0": "PCMU/8000", "8": "PCMA/8000", "111": "opus/48000/2", "101": "telephone-event/8000"}
 _PHONES = ("ExamplePhone/2.1", "DeskSet 410 (1.0.7)", "SoftClient/5.3")
+_RTP_PORT = 28100
+_RTCP_SECONDS = 5.0
+_LOSSY = 0.2
+"""Share of calls that lose packets in one direction."""
+_NTP_1970 = 2_208_988_800
 _DIGEST = f'Digest username="demo", realm="{DOMAIN}", nonce="%s", uri="sip:{DOMAIN}", response="%s"'
 
 
@@ -47,12 +52,14 @@ TRUNKS = (Endpoint("203.0.113.31"), Endpoint("203.0.113.32"))
 
 
 class Step(NamedTuple):
-    """One SIP message on the wire, `at` seconds after the start."""
+    """One message on the wire, `at` seconds after the start."""
 
     at: float
     source: Endpoint
     destination: Endpoint
     payload: bytes
+    rtcp_of: str | None = None
+    """Call-ID of an RTCP report, which goes as JSON (HEP type 5); None for SIP."""
 
 
 class Truth(msgspec.Struct, frozen=True):
@@ -119,6 +126,7 @@ def truth(seed: int, seconds: float, run: str = "") -> dict[str, Truth]:
 
 def datagram(step: Step, captured_at: int) -> bytes:
     """Turn a step into the HEP packet of the proxy's capture agent; microseconds UTC."""
+    rtcp = step.rtcp_of is not None
     return hep.encode(
         source=ipaddress.IPv4Address(step.source.host).packed,
         destination=ipaddress.IPv4Address(step.destination.host).packed,
@@ -126,6 +134,8 @@ def datagram(step: Step, captured_at: int) -> bytes:
         destination_port=step.destination.port,
         captured_at=captured_at,
         agent_id=AGENT_ID,
+        protocol_type=5 if rtcp else 1,
+        correlation_id=step.rtcp_of.encode() if step.rtcp_of is not None else None,
         payload=step.payload,
     )
 
@@ -288,10 +298,59 @@ class _Script:
         self._up(out, hop, "200 OK", answer)
         self._through("ACK", trunk, hop.cseq)
         talk = min(self.rng.lognormvariate(2.8, 0.7), 90.0)
-        self._wait(0.6, 1.2) if self.brisk else self._wait(talk, talk)
+        if self.brisk:
+            self._wait(0.6, 1.2)
+        else:
+            self._talk(talk, trunk)
         hung_up = self.rng.choice(("caller", "callee"))
         self._through("BYE", trunk, hop.cseq + 1, backward=hung_up == "callee")
         return Dialog(self.steps, Truth(self.call_id, 200, hung_up, (*codes, 200)))
+
+    def _talk(self, seconds: float, trunk: Endpoint) -> None:
+        """Let both sides send 50 packets a second and report what they hear."""
+        start = self.at
+        caller, callee = (
+            Endpoint(self.caller.host, _RTP_PORT + 1),
+            Endpoint(trunk.host, _RTP_PORT + 1),
+        )
+        ssrcs = {caller: self.rng.getrandbits(32), callee: self.rng.getrandbits(32)}
+        deaf = self.rng.choice((caller, callee)) if self.rng.random() < _LOSSY else None
+        lost = dict.fromkeys(ssrcs, 0)
+        for number in range(1, int(seconds / _RTCP_SECONDS) + 1):
+            for own, other in ((caller, callee), (callee, caller)):
+                after = number * _RTCP_SECONDS + (0.4 if own == callee else 0.0)
+                if after >= seconds:
+                    continue
+                self.at = start + after
+                sent = int((self.at - start) * 50)
+                lost_now = self.rng.randint(6, 14) if own == deaf else 0
+                lost[own] += lost_now
+                report = {
+                    "sender_information": {
+                        "ntp_timestamp_sec": _NTP_1970 + int(self.at),
+                        "ntp_timestamp_usec": int(self.at % 1 * 2**32),
+                        "octets": sent * 160,
+                        "rtp_timestamp": sent * 160,
+                        "packets": sent,
+                    },
+                    "ssrc": ssrcs[own],
+                    "type": 200,
+                    "report_count": 1,
+                    "report_blocks": [
+                        {
+                            "source_ssrc": ssrcs[other],
+                            "highest_seq_no": 1000 + sent,
+                            "fraction_lost": lost_now * 256 // int(_RTCP_SECONDS * 50),
+                            "ia_jitter": self.rng.randint(4, 40),
+                            "packets_lost": lost[own],
+                            "lsr": 0,
+                            "dlsr": 0,
+                        }
+                    ],
+                }
+                payload = msgspec.json.encode(report)
+                self.steps.append(Step(self.at, own, other, payload, self.call_id))
+        self.at = start + seconds
 
     def _challenged(self, hop: _Hop, status: str, *headers: str, sdp: str = "") -> _Hop:
         """Refuse a request for its credentials and send it again with them."""
@@ -356,6 +415,6 @@ class _Script:
 def _sdp(host: str, formats: Iterable[str]) -> str:
     formats = (*formats, "101")
     lines = ["v=0", f"o=- 1 1 IN IP4 {host}", "s=-", f"c=IN IP4 {host}", "t=0 0"]
-    lines.append(f"m=audio 28100 RTP/AVP {' '.join(formats)}")
+    lines.append(f"m=audio {_RTP_PORT} RTP/AVP {' '.join(formats)}")
     lines += [f"a=rtpmap:{number} {_CODECS[number]}" for number in formats]
     return "\r\n".join([*lines, "a=ptime:20", "a=sendrecv", ""])
