@@ -168,3 +168,17 @@ def test_a_speaker_without_an_ssrc_is_no_stranger_with_a_row() -> None:
     for port in (1, 2):
         facts.see_report(words, (packed("192.0.2.9"), port), NOWHERE, 1, START)
     assert hearing(facts, Negotiation()).strangers() == []
+
+
+def test_a_report_that_those_around_it_contradict_is_left_out_and_flagged() -> None:
+    seen = talk()
+    i = next(i for i in range(8, len(seen)) if seen[i][0].ssrc != CALLER_SSRC)
+    report, *rest = seen[i]
+    wild = msgspec.structs.replace(report.blocks[0], highest_seq=9_000_000)
+    seen[i] = (msgspec.structs.replace(report, blocks=(wild,)), *rest)  # type: ignore[assignment]
+    found = hearing(facts_of(seen))
+    figures = found.figures_of("caller")
+    assert figures is not None
+    assert "implausible" in figures.flags
+    assert found.implausible == 1
+    assert len(figures.points) == 11

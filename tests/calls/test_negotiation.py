@@ -408,6 +408,18 @@ def test_each_end_of_each_leg_is_where_its_sdp_says() -> None:
     assert got.ingress[0].caller.ip == bytes([192, 0, 2, 1]) == got.ingress[0].caller.rtcp_ip
 
 
+def test_the_same_two_bodies_have_other_sides_when_the_other_party_offers_them() -> None:
+    again: list[Step] = [
+        ("9.0 B>A INVITE 1/INVITE c1 x a", A),
+        ("9.5 A>B 200 1/INVITE c1 x a", B),
+        "9.6 B>A ACK 1/ACK c2 x a",
+    ]
+    first, second = negotiated([*ANSWERED, *again]).ingress
+    assert (first.offered_by, second.offered_by) == ("caller", "callee")
+    assert (first.caller, first.callee) == (second.callee, second.caller)
+    assert first.caller != first.callee
+
+
 def test_the_ends_keep_their_sides_when_the_callee_offers() -> None:
     got = negotiated(STEPS["a re-INVITE without SDP is offered to by its 200"])
     assert [(one.caller.port, one.callee.port) for one in got.ingress] == [(4000, 5000)] * 2

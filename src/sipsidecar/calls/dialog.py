@@ -59,7 +59,9 @@ class Dialog:
     def __init__(self, call: Call, from_tag: str, legs: Sequence[Leg], clocks: Clocks) -> None:
         self.call = call
         self.tag = from_tag
-        self.legs = sorted(legs, key=lambda leg: (leg.cseq, oldest(leg.invite), leg.branch))
+        self.legs = list(legs)
+        if len(legs) > 1:
+            self.legs.sort(key=lambda leg: (leg.cseq, oldest(leg.invite), leg.branch))
         self.clocks = clocks
         self.parents = self._parents()
         roots = [leg for leg in self.legs if leg.branch not in self.parents]
@@ -89,8 +91,10 @@ class Dialog:
 
     def _clock_order(self) -> list[int]:
         """The clocks of the call, the one that saw the first INVITE first."""
-        firsts = merge(leg.invite for leg in (self.roots or self.legs))
         others = sorted(self.call.clocks)
+        if len(others) == 1:
+            return others
+        firsts = merge(leg.invite for leg in (self.roots or self.legs))
         if not firsts:
             return others
         primary = min((firsts[i + 1], firsts[i]) for i in range(0, len(firsts), 2))[1]
@@ -98,6 +102,8 @@ class Dialog:
 
     def _stamp(self, times: Times) -> int | None:
         """A fact's time by the first clock of the call's order that saw it."""
+        if len(times) == 2:  # nearly all: one capture agent
+            return times[1] if times[0] in self.order else None
         for clock in self.order:
             for i in range(0, len(times), 2):
                 if times[i] == clock:
@@ -106,6 +112,8 @@ class Dialog:
 
     def _span_ms(self, start: Times, end: Times) -> float | None:
         """Milliseconds between two facts, both by one clock; None when no clock saw both."""
+        if len(start) == len(end) == 2 and start[0] == end[0]:
+            return _apart_ms(start[1], end[1]) if start[0] in self.order else None
         for clock in self.order:
             a = b = None
             for i in range(0, len(start), 2):
@@ -115,9 +123,7 @@ class Dialog:
                 if end[i] == clock:
                     b = end[i + 1]
             if a is not None and b is not None:
-                if b >= a:
-                    return (b - a) / 1000
-                return 0.0 if a - b <= INVERSION_US else None
+                return _apart_ms(a, b)
         return None
 
     def _invited(self) -> Times:
@@ -127,7 +133,10 @@ class Dialog:
         server and that has another agent, would start its intervals at the wrong one.
         """
         lowest = min((leg.cseq for leg in self.roots), default=0)
-        firsts = [(leg.invite, life(leg)) for leg in self.roots if leg.cseq == lowest]
+        invited = [leg for leg in self.roots if leg.cseq == lowest]
+        if len(invited) == 1:
+            return invited[0].invite
+        firsts = [(leg.invite, life(leg)) for leg in invited]
         times: Times = ()
         for clock in self.order:
             lives = [(time_by(clock, life), time_by(clock, invite)) for invite, life in firsts]
@@ -183,7 +192,7 @@ class Dialog:
 
         Each is parsed once for all who ask: a proxy repeats it at every hop.
         """
-        description = sdp.body_of(content_type, body) if body else None
+        description = sdp_of(content_type, body)
         if description is None:
             return None
         if description not in self._sessions:
@@ -207,6 +216,13 @@ class Dialog:
         return offered, agreed(offer, answer) if answers else None
 
 
+def _apart_ms(start: int, end: int) -> float | None:
+    """Milliseconds from one stamp to another of the same clock; None when they are inverted."""
+    if end >= start:
+        return (end - start) / 1000
+    return 0.0 if start - end <= INVERSION_US else None
+
+
 def merge(facts: Iterable[Times]) -> Times:
     """The first sightings of several facts as those of one."""
     merged: Times = ()
@@ -221,7 +237,10 @@ def merge(facts: Iterable[Times]) -> Times:
 
 def time_by(clock: int, times: Times) -> int | None:
     """A fact's time by one clock."""
-    return next((times[i + 1] for i in range(0, len(times), 2) if times[i] == clock), None)
+    for i in range(0, len(times), 2):
+        if times[i] == clock:
+            return times[i + 1]
+    return None
 
 
 def life(leg: Leg) -> Times:
@@ -256,7 +275,14 @@ def is_2xx(reply: Reply) -> bool:
 
 def has_sdp(reply: Reply) -> bool:
     """Whether a response carries SDP."""
-    return bool(reply.body) and sdp.body_of(reply.content_type, reply.body) is not None
+    return sdp_of(reply.content_type, reply.body) is not None
+
+
+def sdp_of(content_type: str, body: bytes) -> bytes | None:
+    """The SDP in a body, None when there is none."""
+    if content_type == "application/sdp":  # as nearly all write it
+        return body or None
+    return sdp.body_of(content_type, body) if body else None
 
 
 def parsed(description: bytes) -> sdp.SessionDescription | None:

@@ -85,17 +85,19 @@ def judge(
     call: CallFacts | None, negotiation: Negotiation, media: Media, thresholds: Thresholds
 ) -> tuple[Finding, ...]:
     """Find what is wrong, sorted by kind and direction; `call` is None for media without a call."""
-    found = [
-        *_quality(media, thresholds),
-        *_audio(call, negotiation, media, thresholds),
-        *_codecs(negotiation),
-        *_sdp(negotiation),
-    ]
+    found = [*_codecs(negotiation), *_sdp(negotiation)]
     if call is not None:
         found += _addresses(call, negotiation)
-        found += _early(call, media)
-        found += _dead_air(call, negotiation, media, thresholds)
-    return tuple(sorted(found, key=lambda one: (one.kind, one.direction or "")))
+        if not call.answered:
+            found += _early(call, media)
+    if media.directions:
+        found += _quality(media, thresholds)
+        found += _audio(call, negotiation, media, thresholds)
+        if call is not None:
+            found += _dead_air(call, negotiation, media, thresholds)
+    if len(found) > 1:
+        found.sort(key=lambda one: (one.kind, one.direction or ""))
+    return tuple(found)
 
 
 def _made(kind: str, direction: str | None, **evidence: object) -> Finding:
@@ -175,10 +177,12 @@ def _audio(
     call: CallFacts | None, negotiation: Negotiation, media: Media, thresholds: Thresholds
 ) -> Iterator[Finding]:
     """One-way audio, and none at all: while both should have sent, for long enough."""
-    seconds = _both_ways(call, negotiation, media)
     directions = [each for each in media.directions if each.record.direction != UNKNOWN]
     directions = directions or list(media.directions)
-    if seconds < thresholds.one_way_seconds or len(directions) != 2:
+    if len(directions) != 2:
+        return
+    seconds = _both_ways(call, negotiation, media)
+    if seconds < thresholds.one_way_seconds:
         return
     one, other = directions
     if _dead(one) and _dead(other):
@@ -265,8 +269,9 @@ def _by_stream(directions: Iterable[Direction]) -> Iterator[tuple[str, Direction
 
 
 def _early(call: CallFacts, media: Media) -> Iterator[Finding]:
+    """Media of a call that nobody answered."""
     sent = [name for name, each in _by_stream(media.directions) if each.sends or each.heard]
-    if not call.answered and (sent or call.early_media_at is not None):
+    if sent or call.early_media_at is not None:
         yield _made(
             "early_media_only",
             None,
@@ -303,20 +308,16 @@ def _dead_air(
 
 
 def _codecs(negotiation: Negotiation) -> Iterator[Finding]:
-    names = {
-        leg: _names(agreements)
-        for leg, agreements in (("ingress", negotiation.ingress), ("egress", negotiation.egress))
-    }
-    changed = {leg: some for leg, some in names.items() if len(some) > 1}
-    if changed:
-        yield _made("codec_changed", None, **{f"{leg}_codecs": changed[leg] for leg in changed})
-    if names["ingress"] and names["egress"] and names["ingress"][-1] != names["egress"][-1]:
+    ingress, egress = _names(negotiation.ingress), _names(negotiation.egress)
+    if len(ingress) > 1 or len(egress) > 1:
         yield _made(
-            "transcoded",
+            "codec_changed",
             None,
-            ingress_codec=names["ingress"][-1],
-            egress_codec=names["egress"][-1],
+            ingress_codecs=ingress if len(ingress) > 1 else None,
+            egress_codecs=egress if len(egress) > 1 else None,
         )
+    if ingress and egress and ingress[-1] != egress[-1]:
+        yield _made("transcoded", None, ingress_codec=ingress[-1], egress_codec=egress[-1])
 
 
 def _names(agreements: Iterable[Agreement]) -> list[str]:
@@ -368,16 +369,17 @@ def _first_ones(agreements: Iterable[Agreement]) -> Iterator[Agreement]:
 def _addresses(call: CallFacts, negotiation: Negotiation) -> Iterator[Finding]:
     """Media addresses that only work at home, of parties whose signalling comes from outside."""
     ingress, egress = negotiation.ingress, negotiation.egress
-    sides = [(CALLER, call.source_ip, [each.caller for each in ingress])]
-    sides.append((CALLEE, call.destination_ip, [each.callee for each in ingress]))
-    if egress:
-        sides.append((CALLEE, call.callee_ip, [each.callee for each in egress]))
     told: dict[str, Finding] = {}
-    for party, signalling, some in sides:
+    for party, signalling, agreements in (
+        (CALLER, call.source_ip, ingress),
+        (CALLEE, call.destination_ip, ingress),
+        (CALLEE, call.callee_ip, egress),
+    ):
         source, at_home = _known(signalling)
         if source is None or at_home:
             continue
-        for side in some:
+        for each in agreements:
+            side = each.caller if party == CALLER else each.callee
             media, private = _known(side.ip)
             if media is not None and private and _counts(side):
                 # What suffers is what the other party sends there.

@@ -1,6 +1,7 @@
 """Everything that was reported of a call's media, to who heard what of whom, and how well."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from statistics import median
 from zlib import crc32
 
@@ -40,6 +41,8 @@ PRECEDENCE = ("vq", "rtp_stat", "rtpengine", "log")
 
 UNNAMED = 1 << 32
 """Above all SSRCs: names for reporters whose form does not tell theirs."""
+
+_at = attrgetter("at")
 
 Sighting = tuple[int, int, Endpoint, Endpoint]
 """When, by which clock, from where, to where."""
@@ -84,21 +87,21 @@ class Facts:
         if not report.ssrc:
             report = msgspec.structs.replace(report, ssrc=_name_for(source, reporter))
         self.streams.see(report, source, destination, clock, at)
-        route = (source, destination)
-        routes = self._routes.get(report.ssrc)
+        ssrc, route = report.ssrc, (source, destination)
+        routes = self._routes.get(ssrc)
         if routes is None:
             if len(self._routes) >= MAX_SSRCS:
                 self._refused += 1
                 return
-            self._routes[report.ssrc] = (route,)
+            self._routes[ssrc] = (route,)
         elif route not in routes:
             self._refused += len(routes) >= MAX_ROUTES
-            self._routes[report.ssrc] = tuple(sorted((*routes, route))[:MAX_ROUTES])
+            self._routes[ssrc] = tuple(sorted((*routes, route))[:MAX_ROUTES])
         if reporter in HINTS:
             self._hints = self._hints or {}
-            hints = self._hints.get(report.ssrc, ())
+            hints = self._hints.get(ssrc, ())
             if reporter not in hints:
-                self._hints[report.ssrc] = tuple(sorted((*hints, reporter)))
+                self._hints[ssrc] = tuple(sorted((*hints, reporter)))
 
     def see_quality(
         self,
@@ -152,7 +155,7 @@ def _name_for(source: Endpoint, reporter: str | None) -> int:
     return 0
 
 
-class Heard(msgspec.Struct, frozen=True):
+class Heard(msgspec.Struct, frozen=True, gc=False):
     """One pair, and who is who in it."""
 
     pair: Pair
@@ -160,16 +163,12 @@ class Heard(msgspec.Struct, frozen=True):
     hearer: Voice | None
     party: str | None
     """Who speaks; None when nobody can tell."""
-
-    @property
-    def end(self) -> bool:
-        """Heard by the party itself, as far as anybody can tell."""
-        return self.hearer is None or self.hearer.own is not False
-
-    @property
-    def remade(self) -> bool:
-        """What was heard, a node between had made anew."""
-        return self.speaker is not None and self.speaker.own is False
+    end: bool
+    """Heard by the party itself, as far as anybody can tell."""
+    remade: bool
+    """What was heard, a node between had made anew."""
+    received: bool
+    """Something came: there is no block about a source that nothing came from."""
 
     @property
     def segment(self) -> str | None:
@@ -182,21 +181,8 @@ class Heard(msgspec.Struct, frozen=True):
             return None
         return "end_to_end" if self.speaker.own else "from_middle"
 
-    @property
-    def received(self) -> bool:
-        """Something came: there is no block about a source that nothing came from."""
-        return self.pair.heard and not self.lost_all
 
-    @property
-    def lost_all(self) -> bool:
-        """Its counts say that everything was lost."""
-        expected, lost = self.pair.expected, self.pair.lost
-        if not expected or lost is None:
-            return False
-        return 100.0 * lost >= ALL_LOST_PERCENT * expected
-
-
-class _Trip(msgspec.Struct, frozen=True):
+class _Trip(msgspec.Struct, frozen=True, gc=False):
     """Round trips that one party's reports tell."""
 
     times: tuple[float, ...]
@@ -223,10 +209,7 @@ class Hearing:
         self.skews = skews
         self.agreed = bool(negotiation.ingress or negotiation.egress)
         self.settings = Settings(negotiation, thresholds)
-        pairs = sorted(
-            facts.streams.pairs(skews), key=lambda p: (p.reporter_ssrc, p.source_ssrc, p.reporter)
-        )
-        self.senders = sorted(facts.streams.senders(skews), key=lambda sender: sender.ssrc)
+        pairs, self.senders = facts.streams.derived(skews)
         self.parties = Parties(
             negotiation,
             facts.routes,
@@ -236,37 +219,57 @@ class Hearing:
         )
         self.reporters = {pair.reporter_ssrc for pair in pairs if pair.heard}
         self.heard: list[Heard] = []
+        self.heard_of: dict[str | None, list[Heard]] = {CALLER: [], CALLEE: [], None: []}
+        """By who speaks."""
         self.doubted: set[str | None] = set()
         """Parties of which reports with made-up figures speak."""
         self.implausible = self.beside = 0
-        self._others: set[int] = set()
+        others: set[int] = set()
         """SSRCs of other media."""
         for each in [self._who(pair) for pair in pairs if pair.intervals]:
+            pair = each.pair
             if self._beside(each):
-                self.beside += len(each.pair.intervals)
-                self._others |= {each.pair.reporter_ssrc, each.pair.source_ssrc}
+                self.beside += len(pair.intervals)
+                others |= {pair.reporter_ssrc, pair.source_ssrc}
             elif self._made_up(each):
-                self.implausible += len(each.pair.intervals)
+                self.implausible += len(pair.intervals)
                 self.doubted.add(each.party)
             else:
-                self.implausible += each.pair.implausible
+                self.implausible += pair.implausible
                 self.heard.append(each)
+                self.heard_of[each.party].append(each)
+        self._voices: dict[tuple[str, bool], list[Sender]] = {}
+        for sender in self.senders:
+            voice = self.parties.voices.get(sender.ssrc)
+            if voice is not None and sender.ssrc not in others:
+                self._voices.setdefault((voice.party, voice.own is not False), []).append(sender)
         self.unplaced: list[quality.SessionQuality] = []
         self.accounts = self._place_accounts()
-        self._trips = self._measured()
+        self._trip = self._round_trip(self._measured())
         self._delays: dict[object, Delay] = {}
         self._scored: dict[int, tuple[Point, ...]] = {}
 
     # --------------------------------------------------------------------------- who is who
 
     def _who(self, pair: Pair) -> Heard:
-        hearer = self.parties.hearer(pair.reporter_ssrc, (pair.reporter, pair.target))
         speaker = self.parties.voices.get(pair.source_ssrc)
-        if hearer is not None and speaker is not None and hearer.party == speaker.party:
-            # Two parties with one SSRC, or a guess gone wrong: who reports is the better evidence.
-            speaker = None
-        party = OTHER[hearer.party] if hearer else speaker.party if speaker else None
-        return Heard(pair, speaker, hearer, party)
+        hearer = self.parties.hearer(pair.reporter_ssrc, (pair.reporter, pair.target))
+        party = speaker.party if speaker else None
+        if hearer is not None:
+            if hearer.party == party:
+                # Two parties with one SSRC, or a guess gone wrong: who reports is the better
+                # evidence.
+                speaker = None
+            party = OTHER[hearer.party]
+        return Heard(
+            pair,
+            speaker,
+            hearer,
+            party,
+            end=hearer is None or hearer.own is not False,
+            remade=speaker is not None and speaker.own is False,
+            received=pair.heard and not _lost_all(pair),
+        )
 
     def _made_up(self, heard: Heard) -> bool:
         """Whether a pair speaks of an SSRC that nobody has: test equipment sends such blocks.
@@ -309,6 +312,8 @@ class Hearing:
     def _place_accounts(self) -> dict[str, list[quality.SessionQuality]]:
         """Accounts by the party that spoke, the best and newest last."""
         placed: dict[str, list[quality.SessionQuality]] = {CALLER: [], CALLEE: []}
+        if not self.facts.accounts:
+            return placed
         for said in sorted(
             self.facts.accounts,
             key=lambda said: (said.kind != "interval", max(self._times_of(said)), repr(said)),
@@ -376,15 +381,17 @@ class Hearing:
             (*routes, (heard.pair.reporter, heard.pair.target)), heard.party
         )
 
-    def _round_trip(self) -> tuple[float, float, str] | None:
+    def _round_trip(self, trips: Mapping[object, _Trip]) -> tuple[float, float, str] | None:
         """Between the parties: median, maximum, and how it was measured.
 
         The capture point is between them, so the round trip to each is a part of the whole: one
         part alone is only as good as half the truth.
         """
-        parts = [self._trips[party] for party in (CALLER, CALLEE) if party in self._trips]
-        if not parts and len(self._trips) == 2:
-            parts = list(self._trips.values())
+        if not trips:
+            return None
+        parts = [trips[party] for party in (CALLER, CALLEE) if party in trips]
+        if not parts and len(trips) == 2:
+            parts = list(trips.values())
         if not parts or (len(parts) == 1 and not parts[0].whole):
             return None
         return (
@@ -401,16 +408,15 @@ class Hearing:
         if delay is None:
             same = [
                 each
-                for each in self.heard
-                if (each.party, each.end) == key[:2]
-                and (source is None or each.pair.source_ssrc == source)
+                for each in self.heard_of[heard.party]
+                if each.end == heard.end and (source is None or each.pair.source_ssrc == source)
             ]
             delay = self._delays[key] = self._make_delay(same)
         return delay
 
     def _make_delay(self, heard: Sequence[Heard]) -> Delay:
         voip = voip_of(heard)
-        trip = self._round_trip()
+        trip = self._trip
         delay = Delay()
         if trip is not None:
             rtt, rtt_max, how = trip
@@ -435,7 +441,7 @@ class Hearing:
 
     def _told_by_both(self, voip: rtcp.VoipMetrics, party: str | None) -> float | None:
         """Mouth to ear as both devices tell it (RFC 3611 4.7.3)."""
-        back = voip_of([each for each in self.heard if each.party == OTHER.get(party or "")])
+        back = voip_of(self.heard_of[OTHER[party]]) if party else None
         if not voip.round_trip_ms or back is None:
             return None
         if voip.end_system_ms is None or back.end_system_ms is None:
@@ -451,16 +457,22 @@ class Hearing:
     # --------------------------------------------------------------------------- figures
 
     def points(self, heard: Heard) -> tuple[Point, ...]:
-        """Rate the intervals of one pair."""
+        """Rate the intervals of one pair, by time."""
         points = self._scored.get(id(heard))
         if points is None:
-            delay = self._delay_of(heard)
-            points = self._scored[id(heard)] = tuple(
+            points = self._scored[id(heard)] = self._rated(heard)
+        return points
+
+    def _rated(self, heard: Heard) -> tuple[Point, ...]:
+        delay = self._delay_of(heard)
+        settings, id_mode, clock = self.settings, self.thresholds.id_mode, heard.pair.clock_rate
+        points = []
+        for each in heard.pair.intervals:
+            setting = settings.heard_at(heard.party, end=heard.end, clock=clock, at=each.at)
+            points.append(
                 score(
                     each.at,
-                    setting := self.settings.heard_at(
-                        heard.party, end=heard.end, clock=heard.pair.clock_rate, at=each.at
-                    ),
+                    setting,
                     delay,
                     loss_percent=None if each.loss is None else 100.0 * each.loss,
                     jitter_ms=1000.0 * each.jitter / setting.clock_rate,
@@ -468,46 +480,59 @@ class Hearing:
                     lost=each.lost,
                     seconds=each.seconds,
                     rtt_ms=each.rtt_ms,
-                    id_mode=self.thresholds.id_mode,
+                    id_mode=id_mode,
                 )
-                for each in heard.pair.intervals
             )
-        return points
+        return tuple(points)
 
     def figures_of(self, party: str) -> Figures | None:
         """The best account of what one party said, as the other heard it."""
-        heard = [each for each in self.heard if each.party == party and each.pair.heard]
+        heard = [each for each in self.heard_of[party] if each.pair.heard]
         at_end = longest([each for each in heard if each.end])
         between = longest([each for each in heard if not each.end])
         if not at_end:
             return self.of_pairs(between) if between else self._of_accounts(party)
         figures = self.of_pairs(at_end)
-        expected, lost = _totals(between)
-        if figures.segment == "from_middle" and expected and lost is not None:
-            return msgspec.structs.replace(figures, upstream_loss_percent=100.0 * lost / expected)
+        if figures.segment == "from_middle":
+            expected, lost = _totals(between)
+            if expected and lost is not None:
+                upstream = 100.0 * lost / expected
+                return msgspec.structs.replace(figures, upstream_loss_percent=upstream)
         return figures
 
     def of_pairs(self, heard: Sequence[Heard]) -> Figures:
         """Join what pairs tell of one direction, such as of SSRCs that followed each other."""
-        points = sorted(
-            (point for each in heard for point in self.points(each)), key=lambda point: point.at
-        )
+        most = newest = heard[0]
+        points = self.points(newest)
+        ssrcs: tuple[int, ...] = (newest.pair.source_ssrc,)
+        if len(heard) > 1:
+            told = [point for each in heard for point in self.points(each)]
+            points = tuple(sorted(told, key=_at))
+            ordered = sorted(heard, key=_newness)
+            once = {each.pair.source_ssrc: None for each in reversed(ordered)}
+            ssrcs = tuple(reversed(once))
+            most = max(heard, key=lambda each: (each.pair.expected or 0, len(each.pair.intervals)))
         expected, lost = _totals(heard)
-        newest = sorted(heard, key=lambda each: (each.pair.intervals[-1].at, each.pair.source_ssrc))
-        ssrcs = {each.pair.source_ssrc: None for each in reversed(newest)}
-        flags = {flag for point in points for flag in point.setting.flags}
+        flags: set[str] = set()
+        for point in points:
+            flags |= point.setting.flags
         if len(ssrcs) > 1:
             flags.add("ssrc_changed")
-        if any(each.pair.restarts for each in heard):
-            flags.add("restarted")
-        if heard[0].party in self.doubted or any(each.pair.implausible for each in heard):
+        if newest.party in self.doubted:
             flags.add("implausible")
-        most = max(heard, key=lambda each: (each.pair.expected or 0, len(each.pair.intervals)))
+        source = "esl"
+        for each in heard:
+            if each.pair.restarts:
+                flags.add("restarted")
+            if each.pair.implausible:
+                flags.add("implausible")
+            if each.pair.form != "freeswitch":
+                source = "rtcp"
         return Figures(
-            source="esl" if all(each.pair.form == "freeswitch" for each in heard) else "rtcp",
+            source=source,
             segment=most.segment,
-            points=tuple(points),
-            ssrcs=tuple(reversed(ssrcs)),
+            points=points,
+            ssrcs=ssrcs,
             expected=expected,
             lost=lost,
             delay=self._delay_of(heard[0]),
@@ -538,7 +563,7 @@ class Hearing:
             flags.discard(PTIME_ASSUMED)
         setting = msgspec.structs.replace(setting, flags=frozenset(flags))
         delay = Delay(discard_percent=said.discard_percent, burst_ratio=said.burst_ratio)
-        trip = self._round_trip()
+        trip = self._trip
         if trip is None and said.rtt_ms:
             trip = said.rtt_ms, said.rtt_ms, "xr" if said.source == "vq" else "sr_rr"
         if trip is not None:
@@ -576,26 +601,21 @@ class Hearing:
 
     # --------------------------------------------------------------------------- who sent, who heard
 
-    def voices(self, party: str, *, own: bool) -> list[Sender]:
+    def voices(self, party: str, *, own: bool) -> Sequence[Sender]:
         """Those who speak RTCP for a party: itself, or nodes in its place."""
-        return [
-            sender
-            for sender in self.senders
-            if sender.ssrc not in self._others
-            and (voice := self.parties.voices.get(sender.ssrc)) is not None
-            and voice.party == party
-            and (voice.own is not False) == own
-        ]
+        return self._voices.get((party, own), ())
 
     def sends(self, party: str) -> bool | None:
         """Whether a party sent media, by its own word or by what was heard of it."""
-        own = self.voices(party, own=True)
-        if any(sender.packets for sender in own):
-            return True
-        heard = [each for each in self.heard if each.party == party and each.received]
+        silent = 0
+        for sender in self.voices(party, own=True):
+            if sender.packets:
+                return True
+            silent += sender.reports
+        heard = [each for each in self.heard_of[party] if each.received]
         if any(not each.remade for each in heard):
             return True
-        if sum(sender.reports for sender in own) >= MIN_SILENT_REPORTS:
+        if silent >= MIN_SILENT_REPORTS:
             return False
         if heard or any(sender.packets for sender in self.voices(party, own=False)):
             return True
@@ -604,9 +624,10 @@ class Hearing:
     def is_heard(self, party: str) -> tuple[bool | None, int]:
         """Whether the other party hears it, and how many of its reports speak of nothing."""
         for own in (True, False):
-            pairs = [each for each in self.heard if each.party == party and each.end == own]
-            if any(each.received for each in pairs):
-                return True, 0
+            pairs = [each for each in self.heard_of[party] if each.end == own]
+            for each in pairs:
+                if each.received:
+                    return True, 0
             reporters = self.voices(OTHER[party], own=own)
             silent = silent_reports(reporters, pairs)
             if silent >= MIN_SILENT_REPORTS and self.nothing_else(reporters, pairs):
@@ -618,7 +639,7 @@ class Hearing:
 
         Where nobody at all is known and two speak, both are told of, heard or not.
         """
-        found = {each.pair.source_ssrc for each in self.heard if each.party is None}
+        found = {each.pair.source_ssrc for each in self.heard_of[None]}
         if not self.parties.voices:
             spoke = {s.ssrc for s in self.senders if s.packets or s.reports >= MIN_SILENT_REPORTS}
             if len(found | spoke) == 2 and max(found | spoke) < UNNAMED:
@@ -639,6 +660,8 @@ def silent_reports(reporters: Iterable[Sender], unheard: Iterable[Heard]) -> int
 
 def longest(heard: Sequence[Heard]) -> list[Heard]:
     """One account of each SSRC at each time: of several listeners the one who tells most."""
+    if len(heard) < 2:
+        return list(heard)
     kept: list[Heard] = []
     ordered = sorted(heard, key=lambda each: -len(each.pair.intervals))
     for each in ordered:
@@ -653,23 +676,32 @@ def longest(heard: Sequence[Heard]) -> list[Heard]:
     return sorted(kept, key=lambda each: (each.pair.intervals[0].at, each.pair.source_ssrc))
 
 
+def _lost_all(pair: Pair) -> bool:
+    """Whether a pair's counts say that everything was lost."""
+    if not pair.expected or pair.lost is None:
+        return False
+    return 100.0 * pair.lost >= ALL_LOST_PERCENT * pair.expected
+
+
+def _newness(heard: Heard) -> tuple[int, int]:
+    return heard.pair.intervals[-1].at, heard.pair.source_ssrc
+
+
 def _totals(heard: Iterable[Heard]) -> tuple[int | None, int | None]:
     """Packets expected and lost, over the pairs that tell both."""
-    told = [
-        (each.pair.expected, each.pair.lost)
-        for each in heard
-        if each.pair.expected is not None and each.pair.lost is not None
-    ]
-    if not told:
-        return None, None
-    return sum(expected for expected, _ in told), sum(lost for _, lost in told)
+    expected: int | None = None
+    lost: int | None = None
+    for each in heard:
+        pair = each.pair
+        if pair.expected is not None and pair.lost is not None:
+            expected, lost = (expected or 0) + pair.expected, (lost or 0) + pair.lost
+    return expected, lost
 
 
 def voip_of(heard: Iterable[Heard]) -> rtcp.VoipMetrics | None:
     """The extended report of those who heard it themselves; the one of the newest pair."""
-    found = [each.pair for each in heard if each.end and each.pair.voip is not None]
-    newest = max(found, key=lambda p: (p.intervals[-1].at, p.source_ssrc), default=None)
-    return newest.voip if newest else None
+    found = [each for each in heard if each.pair.voip is not None and each.end]
+    return max(found, key=_newness).pair.voip if found else None
 
 
 def _loss_of(said: quality.SessionQuality) -> float | None:

@@ -50,11 +50,55 @@ def judged(
         thresholds,
     )
     records = _with_findings(heard, found)
+    return _with_mos(record, records, found), (records, heard.intervals)
+
+
+def judged_alone(record: CallRecord, facts: media.Facts, thresholds: Thresholds) -> CallRecord:
+    """Rate and judge the media of a call whose SIP was not seen: its record with that."""
+    call_id, received_at = record.call_id, record.received_at
+    said = findings.CallFacts(record.answered, None, record.talk_ms, None, b"", b"")
+    heard, found = _alone(call_id, received_at, facts, thresholds, said)
+    return _with_mos(record, _with_findings(heard, found), found)
+
+
+def media_alone(call: Call, facts: media.Facts, thresholds: Thresholds) -> Judged:
+    """Rate and judge media whose call was not seen."""
+    told = (
+        findings.CallFacts(call.told[0], None, call.told[1], None, b"", b"") if call.told else None
+    )
+    heard, found = _alone(call.call_id, call.first_received_at, facts, thresholds, told)
+    return _with_findings(heard, found), heard.intervals
+
+
+def _alone(
+    call_id: str,
+    received_at: int,
+    facts: media.Facts,
+    thresholds: Thresholds,
+    call: findings.CallFacts | None = None,
+) -> tuple[media.Media, tuple[findings.Finding, ...]]:
+    unknown = negotiation.Negotiation()
+    heard = media.derive(
+        facts,
+        unknown,
+        thresholds,
+        call_id=call_id,
+        from_tag="",
+        received_at=received_at,
+        skews={},
+    )
+    return heard, findings.judge(call, unknown, heard, thresholds)
+
+
+def _with_mos(
+    record: CallRecord, records: Sequence[MediaRecord], found: Sequence[findings.Finding]
+) -> CallRecord:
+    """The record with the MOS of the direction that was heard worse, and with what was found."""
     if not records and not found:
-        return record, ((), ())
+        return record
     rated = [one for one in records if one.mos is not None]
     worst = min(rated, key=lambda one: (one.mos or 0.0, one.stream), default=None)
-    record = msgspec.structs.replace(
+    return msgspec.structs.replace(
         record,
         mos=worst.mos if worst else None,
         mos_scale=worst.mos_scale if worst else None,
@@ -62,23 +106,6 @@ def judged(
         findings=tuple(sorted({finding.kind for finding in found})),
         evidence=_evidence(found),
     )
-    return record, (records, heard.intervals)
-
-
-def media_alone(call: Call, facts: media.Facts, thresholds: Thresholds) -> Judged:
-    """Rate and judge media whose call was not seen."""
-    unknown = negotiation.Negotiation()
-    heard = media.derive(
-        facts,
-        unknown,
-        thresholds,
-        call_id=call.call_id,
-        from_tag="",
-        received_at=call.first_received_at,
-        skews={},
-    )
-    found = findings.judge(None, unknown, heard, thresholds)
-    return _with_findings(heard, found), heard.intervals
 
 
 def _offsets(dialog: Dialog) -> dict[int, int]:
@@ -88,6 +115,8 @@ def _offsets(dialog: Dialog) -> dict[int, int]:
     steps: what is known of a skew changes from packet to packet, and rows must not.
     """
     skews = dialog.clocks.skews
+    if len(skews) < 2:
+        return {}
     own = skews.get(dialog.order[0]) if dialog.order else None
     if own is None:
         return {}

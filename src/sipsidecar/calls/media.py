@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
-from typing import Any
+from operator import attrgetter
 
 import msgspec
 
@@ -21,7 +21,7 @@ from sipsidecar.calls.hearing import (
 )
 from sipsidecar.calls.negotiation import Negotiation
 from sipsidecar.calls.parties import CALLEE, CALLER, DIRECTIONS, OTHER
-from sipsidecar.calls.scoring import PTIME_ASSUMED, Figures, Setting, p95, summarize
+from sipsidecar.calls.scoring import PTIME_ASSUMED, Figures, Setting, Summary, p95, summarize
 from sipsidecar.calls.streams import Sender
 from sipsidecar.calls.thresholds import Thresholds
 from sipsidecar.wire import hep
@@ -33,7 +33,7 @@ UNKNOWN = "unknown"
 _END_OF_TIME = 1 << 62
 
 
-class Direction(msgspec.Struct, frozen=True):
+class Direction(msgspec.Struct, frozen=True, gc=False):
     """One direction's record, and what findings ask besides. Times as `Interval.at`."""
 
     record: MediaRecord
@@ -56,7 +56,7 @@ class Direction(msgspec.Struct, frozen=True):
     """Of the hearing party, speaking of nothing heard."""
 
 
-class Media(msgspec.Struct, frozen=True):
+class Media(msgspec.Struct, frozen=True, gc=False):
     """Everything that is known of one call's media."""
 
     directions: tuple[Direction, ...] = ()
@@ -100,7 +100,7 @@ def derive(
     )
 
 
-class _Named(msgspec.Struct, frozen=True):
+class _Named(msgspec.Struct, frozen=True, gc=False):
     """What names the rows of one call."""
 
     call_id: str
@@ -114,7 +114,7 @@ class _Named(msgspec.Struct, frozen=True):
         return at
 
 
-class _Story(msgspec.Struct, frozen=True):
+class _Story(msgspec.Struct, frozen=True, gc=False):
     """One direction, before it is written down."""
 
     stream: str
@@ -130,6 +130,10 @@ class _Story(msgspec.Struct, frozen=True):
     heard: bool | None
     silent: int
     began: int | None
+    sent: int | None = None
+    """Packets by account of the speaking party, or of who relayed it."""
+    received: int | None = None
+    """Packets by account of the hearing party."""
 
 
 class _Writer:
@@ -150,12 +154,17 @@ class _Writer:
             if heard is None and figures.expected:
                 heard = bool(figures.received)
             sends = sends or heard or None
+        sent, received = self._counted(party)
+        if sends is None and sent is not None:
+            sends = sent > 0
+        if heard is None and received is not None:
+            heard = received > 0
         claim = self._claim(party)
         encrypted = hearing.agreed and hearing.facts.encrypted > 0
         if figures is None and claim is None and not encrypted and sends is None and heard is None:
             return None
         own = hearing.voices(party, own=True)
-        mine = [each for each in hearing.heard if each.party == party]
+        mine = hearing.heard_of[party]
         setting = hearing.settings.heard_at(party, end=True, clock=None, at=_END_OF_TIME)
         ptime = figures.points[-1].setting.ptime_ms if figures else setting.ptime_ms
         began = _began(own, [each for each in mine if not each.remade], ptime)
@@ -163,13 +172,27 @@ class _Writer:
             began = _began(hearing.voices(party, own=False), mine, ptime)
         stream = DIRECTIONS[party]
         return self._direction(
-            _Story(stream, party, figures, setting, own, mine, sends, heard, silent, began), claim
+            _Story(
+                stream,
+                party,
+                figures,
+                setting,
+                own,
+                mine,
+                sends,
+                heard,
+                silent,
+                began,
+                sent,
+                received,
+            ),
+            claim,
         )
 
     def stranger(self, ssrc: int) -> Direction:
         """What is known of what was sent under one SSRC, whosever it is."""
         hearing = self._hearing
-        mine = [e for e in hearing.heard if e.party is None and e.pair.source_ssrc == ssrc]
+        mine = [each for each in hearing.heard_of[None] if each.pair.source_ssrc == ssrc]
         real = longest([each for each in mine if each.pair.heard])
         figures = hearing.of_pairs(real) if real else None
         own = [sender for sender in hearing.senders if sender.ssrc == ssrc]
@@ -192,16 +215,26 @@ class _Writer:
             _Story(stream, None, figures, setting, own, mine, sends, heard, silent, began), None
         )
 
+    def _counted(self, party: str) -> tuple[int | None, int | None]:
+        """Packets that one party sent, and that the other received, by the largest account."""
+        accounts = self._hearing.accounts
+        sent = [one.packets_sent for one in accounts[OTHER[party]] if one.packets_sent is not None]
+        received = [
+            one.packets_received for one in accounts[party] if one.packets_received is not None
+        ]
+        return max(sent, default=None), max(received, default=None)
+
     def _claim(self, party: str) -> tuple[float, str] | None:
         """The MOS that a device or media proxy claims, and which."""
         hearing = self._hearing
-        voip = voip_of([each for each in hearing.heard if each.party == party])
+        voip = voip_of(hearing.heard_of[party])
         if voip is not None:
             mos = voip.mos_lq if voip.mos_cq is None else voip.mos_cq
             if mos is not None:
                 return mos, "xr"
-        for source in PRECEDENCE:
-            for said in reversed(hearing.accounts[party]):
+        accounts = hearing.accounts[party]
+        for source in PRECEDENCE if accounts else ():
+            for said in reversed(accounts):
                 for mos in (said.mos_cq, said.mos_lq, said.mos):
                     if said.source == source and mos is not None:
                         return mos, source
@@ -214,32 +247,15 @@ class _Writer:
             heard = [s for s in self._hearing.senders if s.ssrc in figures.ssrcs]
             senders = heard or senders
         counts = [sender.packets for sender in senders if sender.packets is not None]
-        sent = sum(counts) if counts else None
-        received = 0 if story.heard is False else None
+        sent = sum(counts) if counts else story.sent
+        received = 0 if story.heard is False else story.received
         record = self._record(story, senders, sent, claim)
         low = rated = 0
         if figures is not None:
             received = figures.received
             summary = summarize(figures, self._thresholds)
             low, rated = summary.low_intervals, summary.rated_intervals
-            record = msgspec.structs.replace(
-                record,
-                **_measures(figures),
-                mos=summary.mos,
-                mos_kind=summary.mos_kind,
-                mos_lq=summary.mos_lq,
-                mos_min=summary.mos_min,
-                low_share=summary.low_share,
-                r=summary.r,
-                mos_scale=summary.mos_scale,
-                mos_grade=summary.mos_grade,
-                mos_codec=summary.mos_codec,
-                delay_ms=summary.delay_ms,
-                delay_source=None if summary.delay_ms is None else figures.delay.source,
-                rated=summary.rated,
-                unrated=summary.unrated,
-                flags=tuple(sorted(figures.flags | summary.flags)),
-            )
+            record = _measured(record, figures, summary)
         return Direction(
             record=record,
             sends=story.sends,
@@ -263,8 +279,9 @@ class _Writer:
     ) -> MediaRecord:
         """What can be said of a direction without its figures."""
         figures, setting, named = story.figures, story.setting, self._named
-        told = [at for sender in senders for at in (sender.first_at, sender.last_at)]
-        told += [figures.first_at, figures.last_at] if figures else []
+        told = [sender.first_at for sender in senders] + [sender.last_at for sender in senders]
+        if figures is not None:
+            told += [figures.first_at, figures.last_at]
         place = self._hearing.parties.place(story.party)
         if place is None and senders:
             place = senders[-1].endpoint
@@ -282,8 +299,8 @@ class _Writer:
             stream=story.stream,
             received_at=named.received_at,
             direction=story.stream if story.party else UNKNOWN,
-            started_at=named.plausible(min(told, default=None)),
-            ended_at=named.plausible(max(told, default=None)),
+            started_at=named.plausible(min(told) if told else None),
+            ended_at=named.plausible(max(told) if told else None),
             ssrc=(_ssrc(story.own[-1].ssrc) or None) if story.own else None,
             ssrcs=len(story.own),
             sender_ip=hep.address_text(place[0]) if place else None,
@@ -301,20 +318,21 @@ class _Writer:
 
     def rows(self) -> tuple[QualityInterval, ...]:
         """Every interval of every pair, by direction and time."""
-        named = self._named
+        named, points = self._named, self._hearing.points
         rows = []
         for heard in self._hearing.heard:
             direction = DIRECTIONS[heard.party] if heard.party else UNKNOWN
             source = "esl" if heard.pair.form == "freeswitch" else "rtcp"
-            for point in self._hearing.points(heard):
+            reporter, speaker = _ssrc(heard.pair.reporter_ssrc), _ssrc(heard.pair.source_ssrc)
+            for point in points(heard):
                 rating = point.rating
                 rows.append(
                     QualityInterval(
                         call_id=named.call_id,
                         from_tag=named.from_tag,
                         direction=direction,
-                        reporter_ssrc=_ssrc(heard.pair.reporter_ssrc),
-                        source_ssrc=_ssrc(heard.pair.source_ssrc),
+                        reporter_ssrc=reporter,
+                        source_ssrc=speaker,
                         received_at=named.received_at,
                         at=point.at,
                         source=source,
@@ -330,35 +348,53 @@ class _Writer:
                         r=rating.r if rating else None,
                     )
                 )
-        rows.sort(key=lambda row: (row.direction, row.at, row.source_ssrc, row.reporter_ssrc))
+        rows.sort(key=_row_key)
         return tuple(rows)
 
 
-def _measures(figures: Figures) -> dict[str, Any]:
-    """The words of `MediaRecord` that were measured."""
-    delay = figures.delay
+_row_key = attrgetter("direction", "at", "source_ssrc", "reporter_ssrc")
+
+
+def _measured(record: MediaRecord, figures: Figures, summary: Summary) -> MediaRecord:
+    """The record with what was measured."""
+    delay, delay_ms = figures.delay, summary.delay_ms
     losses = [p.loss_percent for p in figures.points if p.loss_percent is not None]
     jitters = [point.jitter_ms for point in figures.points if point.jitter_ms is not None]
-    return {
-        "segment": figures.segment,
-        "source": figures.source,
-        "ssrc": _ssrc(figures.ssrcs[-1]) if figures.ssrcs else None,
-        "ssrcs": len(figures.ssrcs),
-        "reports": len(figures.points),
-        "packets_expected": figures.expected,
-        "packets_lost": figures.lost,
-        "loss_percent": figures.loss_percent,
-        "loss_max_percent": max(losses, default=None),
-        "discard_percent": delay.discard_percent,
-        "burst_ratio": delay.burst_ratio,
-        "upstream_loss_percent": figures.upstream_loss_percent,
-        "jitter_ms": fsum(jitters) / len(jitters) if jitters else None,
-        "jitter_p95_ms": p95(jitters),
-        "jitter_max_ms": max(jitters, default=None),
-        "rtt_ms": delay.rtt_ms,
-        "rtt_max_ms": delay.rtt_max_ms,
-        "media_seconds": figures.media_seconds,
-    }
+    return msgspec.structs.replace(
+        record,
+        segment=figures.segment,
+        source=figures.source,
+        ssrc=_ssrc(figures.ssrcs[-1]) if figures.ssrcs else None,
+        ssrcs=len(figures.ssrcs),
+        reports=len(figures.points),
+        packets_expected=figures.expected,
+        packets_lost=figures.lost,
+        loss_percent=summary.loss_percent,
+        loss_max_percent=max(losses) if losses else None,
+        discard_percent=delay.discard_percent,
+        burst_ratio=delay.burst_ratio,
+        upstream_loss_percent=figures.upstream_loss_percent,
+        jitter_ms=fsum(jitters) / len(jitters) if jitters else None,
+        jitter_p95_ms=p95(jitters),
+        jitter_max_ms=max(jitters) if jitters else None,
+        rtt_ms=delay.rtt_ms,
+        rtt_max_ms=delay.rtt_max_ms,
+        media_seconds=summary.media_seconds,
+        mos=summary.mos,
+        mos_kind=summary.mos_kind,
+        mos_lq=summary.mos_lq,
+        mos_min=summary.mos_min,
+        low_share=summary.low_share,
+        r=summary.r,
+        mos_scale=summary.mos_scale,
+        mos_grade=summary.mos_grade,
+        mos_codec=summary.mos_codec,
+        delay_ms=delay_ms,
+        delay_source=None if delay_ms is None else delay.source,
+        rated=summary.rated,
+        unrated=summary.unrated,
+        flags=tuple(sorted(figures.flags | summary.flags)),
+    )
 
 
 def _began(senders: Iterable[Sender], heard: Iterable[Heard], ptime_ms: int) -> int | None:
@@ -372,7 +408,7 @@ def _began(senders: Iterable[Sender], heard: Iterable[Heard], ptime_ms: int) -> 
         first = each.pair.intervals[0]
         if each.received and first.expected is not None:
             found.append(first.at - first.expected * ptime_ms * 1000)
-    return min(found, default=None)
+    return min(found) if found else None
 
 
 def _ssrc(name: int) -> int:

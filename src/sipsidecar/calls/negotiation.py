@@ -127,12 +127,26 @@ class _Exchange(NamedTuple):
     """Of the answer."""
 
 
+class _Terms(NamedTuple):
+    """What an offer and its answer say together, whichever leg they are of."""
+
+    caller: MediaSide
+    callee: MediaSide
+    codec: sdp.Codec | None
+    ptime_ms: int | None
+    flow: str
+    refused: bool
+    illegal: str | None
+
+
 class _Reading:
     """The pairing of one dialog."""
 
     def __init__(self, dialog: Dialog) -> None:
         self._dialog = dialog
         self._call = dialog.call
+        # Each pair of bodies is read once: a proxy repeats it at every hop, and a 200 that of the 183.
+        self._terms: dict[tuple[int, int, str], _Terms] = {}
         cseqs = {leg.cseq for leg in dialog.roots}
         # what is left are replies to re-INVITEs whose request was lost
         self._initial = [leg for leg in dialog.legs if leg.invite or leg.cseq in cseqs]
@@ -142,7 +156,7 @@ class _Reading:
         self._legs: dict[str, Leg] = {}
         for name, some in (("ingress", dialog.roots), ("egress", beyond)):
             if some:
-                self._legs[name] = max(some, key=self._rank)
+                self._legs[name] = some[0] if len(some) == 1 else max(some, key=self._rank)
         self._tags = {name: self._tag_at(leg) for name, leg in self._legs.items()}
         self._late = self._unanswered = self._refused = False
         self._illegal: dict[str, None] = {}
@@ -164,7 +178,10 @@ class _Reading:
             later = [self._exchanged(name, exchange) for exchange in placed[name]]
             first = self._first(name, leg, later)
             settled = settled or bool(first)
-            agreements[name] = tuple(sorted([*first, *later], key=lambda one: one.at or 0))
+            both = [*first, *later]
+            if len(both) > 1:
+                both.sort(key=lambda one: one.at or 0)
+            agreements[name] = tuple(both)
         return Negotiation(
             ingress=agreements.get("ingress", ()),
             egress=agreements.get("egress", ()),
@@ -179,7 +196,10 @@ class _Reading:
 
     def _seen(self, times: Times) -> tuple[int, int]:
         """When and by which clock, the first of the dialog's clocks that saw it."""
-        for clock in self._dialog.order:
+        order = self._dialog.order
+        if len(times) == 2:  # nearly all: one capture agent
+            return (times[1], times[0]) if times[0] in order else (0, 0)
+        for clock in order:
             at = time_by(clock, times)
             if at is not None:
                 return at, clock
@@ -190,7 +210,8 @@ class _Reading:
         answers: dict[str, Times] = {}
         for reply in replies:
             if is_2xx(reply):
-                answers[reply.to_tag] = merge((answers.get(reply.to_tag, ()), reply.times))
+                held = answers.get(reply.to_tag)
+                answers[reply.to_tag] = merge((held, reply.times)) if held else reply.times
         if len(answers) < 2:
             return next(iter(answers), None)
 
@@ -241,11 +262,14 @@ class _Reading:
 
     def _tag_at(self, leg: Leg) -> str | None:
         """The callee's tag as this leg has it: a B2BUA that keeps the caller's may change it."""
-        tags = {r.to_tag for r in leg.replies.values() if 100 < r.status < 300}
-        if self._answered is None or self._answered in tags:
-            return self._answered
+        answered = self._answered
+        if answered is None:
+            return None
+        for reply in leg.replies.values():
+            if reply.to_tag == answered and 100 < reply.status < 300:
+                return answered
         own = self._first_answered(leg.replies.values())
-        return self._answered if own is None else own
+        return answered if own is None else own
 
     def _of_dialog(self, from_tag: str, to_tag: str) -> bool:
         """Whether a request is of this dialog, and not of another branch of a fork."""
@@ -294,10 +318,11 @@ class _Reading:
                         times=reply.times,
                     )
                 )
-        initial = {id(leg) for leg in self._initial}
-        for leg in self._call.legs.values():
-            if not leg.invite and id(leg) not in initial:
-                exchange = self._reinvited(leg)
+        again = [leg for leg in self._call.legs.values() if not leg.invite]
+        if again:
+            initial = {id(leg) for leg in self._initial}
+            for leg in again:
+                exchange = self._reinvited(leg) if id(leg) not in initial else None
                 if exchange is not None:
                     found.append(exchange)
         return found
@@ -362,11 +387,14 @@ class _Reading:
 
     def _placed(self) -> tuple[dict[str, list[_Exchange]], int]:
         """One exchange per leg and request, and how many requests belong to no leg."""
+        exchanges = self._exchanges()
+        if not exchanges:
+            return {name: [] for name in self._legs}, 0
         best: dict[str, dict[tuple[str, str, int], tuple[_Fit, int, str, _Exchange]]] = {
             name: {} for name in self._legs
         }
         requests = set()
-        for exchange in self._exchanges():
+        for exchange in exchanges:
             request = (exchange.method, exchange.by, exchange.cseq)
             requests.add(request)
             at = self._seen(exchange.times)[0]
@@ -397,11 +425,12 @@ class _Reading:
     def _first(self, name: str, leg: Leg, later: Sequence[Agreement]) -> list[Agreement]:
         """What the INVITE of a leg led to."""
         tag = self._tags[name]
-        replies = sorted(
-            (r for r in leg.replies.values() if 100 < r.status < 300 and tag in (None, r.to_tag)),
-            key=self._order,
-        )
-        said = [(r, d) for r in replies if (d := self._sdp_of(r)) is not None]
+        replies = [
+            r for r in leg.replies.values() if 100 < r.status < 300 and tag in (None, r.to_tag)
+        ]
+        said = [(r, d) for r in replies if r.body and (d := self._sdp_of(r)) is not None]
+        if len(said) > 1:
+            said.sort(key=lambda pair: self._order(pair[0]))
         previews = [(r, d) for r, d in said if not is_2xx(r)]
         final = next(((r, d) for r, d in said if is_2xx(r)), None)
         answered = any(map(is_2xx, replies))
@@ -473,7 +502,9 @@ class _Reading:
             return found
         reply, answer = final
         one = self._agree(name, "invite", "caller", (offer, answer), reply.times, early=False)
-        if found and _alike(found[-1], one):
+        if not found:
+            return [one]
+        if _alike(found[-1], one):
             found[-1] = msgspec.structs.replace(found[-1], early=False)
         else:
             found.append(one)
@@ -496,22 +527,43 @@ class _Reading:
         early: bool,
     ) -> Agreement:
         at, clock = self._seen(times)
-        offered, answered = _audio(*pair)
-        if offered is not None and offered.port and not (answered and answered.port):
-            self._refused = True
-        mux = bool(offered and answered and offered.rtcp_mux and answered.rtcp_mux)
-        sides = (_media_side(offered, None, mux=mux), _media_side(answered, offered, mux=mux))
-        caller, callee = sides if offered_by == "caller" else sides[::-1]
-        codec, ptime_ms, flow = None, None, "none"
-        if offered and answered and offered.port and answered.port:
-            codec = next(iter(sdp.speech(answered, offered)), None)
-            ptime_ms = answered.ptime_ms or offered.ptime_ms
-            flow = _flow(caller, callee)
-            if answered.direction not in _ALLOWED[offered.direction]:
-                self._illegal[f"{offered.direction} answered by {answered.direction}"] = None
-        return Agreement(
-            name, at, via, offered_by, caller, callee, codec, ptime_ms, flow, early, clock
-        )
+        key = (id(pair[0]), id(pair[1]), offered_by)  # the dialog keeps both while it is read
+        terms = self._terms.get(key)
+        if terms is None:
+            terms = self._terms[key] = _terms(offered_by, *pair)
+            self._refused = self._refused or terms.refused
+            if terms.illegal is not None:
+                self._illegal[terms.illegal] = None
+        return Agreement(name, at, via, offered_by, *terms[:5], early, clock)
+
+
+def _terms(
+    offered_by: str, offer: sdp.SessionDescription, answer: sdp.SessionDescription
+) -> _Terms:
+    """Read an offer and its answer together."""
+    offered, answered = _audio(offer, answer)
+    mux = bool(offered and answered and offered.rtcp_mux and answered.rtcp_mux)
+    spoken = _speech(answered, offered)
+    sides = (
+        _media_side(offered, _speech(offered), mux=mux),
+        _media_side(answered, spoken, mux=mux),
+    )
+    caller, callee = sides if offered_by == "caller" else sides[::-1]
+    if offered is None or answered is None or not offered.port or not answered.port:
+        refused = offered is not None and bool(offered.port)
+        return _Terms(caller, callee, None, None, "none", refused, None)
+    illegal = None
+    if answered.direction not in _ALLOWED[offered.direction]:
+        illegal = f"{offered.direction} answered by {answered.direction}"
+    return _Terms(
+        caller,
+        callee,
+        spoken[0] if spoken else None,
+        answered.ptime_ms or offered.ptime_ms,
+        _flow(caller, callee),
+        False,
+        illegal,
+    )
 
 
 def _towards(ends: _Ends | None, forth: bool) -> _Ends | None:
@@ -541,21 +593,43 @@ def _audio(
     offer: sdp.SessionDescription, answer: sdp.SessionDescription
 ) -> tuple[sdp.MediaDescription | None, sdp.MediaDescription | None]:
     """The first audio line that the answer accepts, and the offer's at its place (RFC 3264 6)."""
-    answers = [i for i, media in enumerate(answer.media) if media.kind == "audio"]
-    index = next((i for i in answers if answer.media[i].port), answers[0] if answers else None)
+    index = _first_audio(answer.media)
     answered = answer.media[index] if index is not None else None
     if index is not None and index < len(offer.media) and offer.media[index].kind == "audio":
         return offer.media[index], answered
-    offers = [media for media in offer.media if media.kind == "audio"]
-    first = next((media for media in offers if media.port), offers[0] if offers else None)
-    return first, answered
+    first = _first_audio(offer.media)
+    return offer.media[first] if first is not None else None, answered
+
+
+def _first_audio(lines: Sequence[sdp.MediaDescription]) -> int | None:
+    """Which audio line counts: the first that has a port, else the first."""
+    first = None
+    for i, line in enumerate(lines):
+        if line.kind == "audio":
+            if line.port:
+                return i
+            if first is None:
+                first = i
+    return first
+
+
+def _speech(
+    media: sdp.MediaDescription | None, offered: sdp.MediaDescription | None = None
+) -> tuple[sdp.Codec, ...]:
+    """The codecs of an audio line; the offer is asked only where the answer leaves out a name."""
+    if media is None:
+        return ()
+    for codec in media.codecs:
+        if codec.name is None:
+            return sdp.speech(media, offered)
+    return sdp.speech(media)
 
 
 _NO_SIDE: Final = MediaSide(b"", None, 0, b"", 0, (), "inactive", False, False, False)
 
 
 def _media_side(
-    media: sdp.MediaDescription | None, offered: sdp.MediaDescription | None, *, mux: bool
+    media: sdp.MediaDescription | None, spoken: Sequence[sdp.Codec], *, mux: bool
 ) -> MediaSide:
     if media is None:
         return _NO_SIDE
@@ -569,14 +643,13 @@ def _media_side(
         rtcp_port = media.rtcp_port
     else:
         rtcp_port = port + 1 if port < 65_535 else 0
-    names = (codec.name for codec in sdp.speech(media, offered))
     return MediaSide(
         ip,
         host,
         port,
         rtcp_ip,
         rtcp_port,
-        tuple(dict.fromkeys(name for name in names if name)),
+        tuple(dict.fromkeys([codec.name for codec in spoken if codec.name])),
         media.direction,
         _held(media, ip),
         media.candidates,
@@ -598,11 +671,11 @@ def _held(media: sdp.MediaDescription, ip: bytes) -> bool:
 
 
 def _flow(caller: MediaSide, callee: MediaSide) -> str:
-    forth = _sends(caller) and _hears(callee)
-    back = _sends(callee) and _hears(caller)
-    if forth and back:
+    if caller.direction == callee.direction == "sendrecv" and not (caller.held or callee.held):
         return "both"
-    return "caller_to_callee" if forth else "callee_to_caller" if back else "none"
+    if _sends(caller) and _hears(callee):
+        return "caller_to_callee"
+    return "callee_to_caller" if _sends(callee) and _hears(caller) else "none"
 
 
 def _sends(side: MediaSide) -> bool:

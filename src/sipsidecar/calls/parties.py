@@ -5,7 +5,7 @@ B2BUA) has an address that faces each party: what goes there comes from that par
 there speaks in the other party's place.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -41,6 +41,12 @@ HINTS = {
 }
 """What a source that knows who speaks calls it; `for_`: a node between, in that party's place."""
 
+_ITSELF = {CALLER: Voice(CALLER, True), CALLEE: Voice(CALLEE, True)}
+_IN_PLACE = {CALLER: Voice(CALLER, False), CALLEE: Voice(CALLEE, False)}
+_EITHER = {CALLER: Voice(CALLER, None), CALLEE: Voice(CALLEE, None)}
+
+_Table = tuple[Mapping[object, str], Mapping[object, str]]
+
 
 class Parties:
     """Who speaks under each SSRC of one call."""
@@ -60,8 +66,9 @@ class Parties:
         self.between = any(self._facing.values())
         """A node between is known of."""
         known = bool(negotiation.ingress or negotiation.egress)
-        self._assumed = True if known and not self.between else None
-        self._tables = self._addresses()
+        self._assumed = _ITSELF if known and not self.between else _EITHER
+        """Who an SSRC of the other party speaks for, when only the party is known."""
+        self._tables: list[_Table] = []
         self.voices: dict[int, Voice] = {}
         self.sure: set[int] = set()
         """SSRCs whose reports come from, or go to, the very addresses of the audio lines."""
@@ -70,8 +77,9 @@ class Parties:
             voice = _best(found) or _by_hints(hints.get(ssrc, ()))
             if voice is not None:
                 self.voices[ssrc] = voice
-            if any(level == 0 for level, _ in found):
-                self.sure.add(ssrc)
+            for level, _ in found:
+                if level == 0:
+                    self.sure.add(ssrc)
         self._by_sdp()
         self._infer(list(pairs), speakers)
 
@@ -86,36 +94,39 @@ class Parties:
             if not ingress:
                 self.own[CALLER] += [a.caller for a in egress if not _stands(a.caller, mine)]
 
-    def _addresses(self) -> list[tuple[dict[object, str], dict[object, str]]]:
+    def _table(self, level: int) -> _Table:
         """Whose own a place is, and whom it faces: by endpoint, by port alone, by address alone.
 
-        NAT changes addresses and often keeps ports; a place that two claim is nobody's.
+        NAT changes addresses and often keeps ports; a place that two claim is nobody's. The levels
+        are made when a packet is looked up there: most are found at the first.
         """
-        tables = []
-        for key in (_endpoint, _port, _host):
-            own: dict[object, set[str]] = {}
-            facing: dict[object, set[str]] = {}
+        while len(self._tables) <= level:
+            key = _KEYS[len(self._tables)]
+            own: dict[object, str | None] = {}
+            facing: dict[object, str | None] = {}
             for sides, table in ((self.own, own), (self._facing, facing)):
                 for party, some in sides.items():
                     for side in some:
                         for endpoint in _endpoints(side):
-                            table.setdefault(key(endpoint), set()).add(party)
-            tables.append((_only(own, facing), _only(facing, own)))
-        return tables
+                            place = key(endpoint)
+                            table[place] = party if table.get(place, party) == party else None
+            self._tables.append((_only(own, facing), _only(facing, own)))
+        return self._tables[level]
 
     def of_route(self, route: Route) -> tuple[int, Voice] | None:
         """Who sent a packet by where it came from and went, and how sure that is (0 is surest)."""
         source, destination = plain(route[0]), plain(route[1])
-        for level, (own, facing) in enumerate(self._tables):
-            key = (_endpoint, _port, _host)[level]
-            if (party := own.get(key(source))) is not None:
-                return level, Voice(party, True)
-            if (party := facing.get(key(source))) is not None:
-                return level, Voice(OTHER[party], False)
-            if (party := facing.get(key(destination))) is not None:
-                return level, Voice(party, True)
-            if (party := own.get(key(destination))) is not None:
-                return level, Voice(OTHER[party], None if self.between else True)
+        for level, key in enumerate(_KEYS):
+            own, facing = self._table(level)
+            here, there = key(source), key(destination)
+            if (party := own.get(here)) is not None:
+                return level, _ITSELF[party]
+            if (party := facing.get(here)) is not None:
+                return level, _IN_PLACE[OTHER[party]]
+            if (party := facing.get(there)) is not None:
+                return level, _ITSELF[party]
+            if (party := own.get(there)) is not None:
+                return level, (_EITHER if self.between else _ITSELF)[OTHER[party]]
         return None
 
     def _by_sdp(self) -> None:
@@ -140,15 +151,19 @@ class Parties:
             guesses: dict[int, set[str]] = {}
             for reporter, source in pairs:
                 for known, other in ((reporter, source), (source, reporter)):
-                    if known in self.voices and other not in self.voices and known != other:
+                    if other not in self.voices and known in self.voices and known != other:
                         guesses.setdefault(other, set()).add(OTHER[self.voices[known].party])
+            if not guesses:
+                break
             for ssrc, parties in guesses.items():
                 if len(parties) == 1:
-                    self.voices[ssrc] = Voice(parties.pop(), self._assumed)
+                    self.voices[ssrc] = self._assumed[parties.pop()]
         strangers = [ssrc for ssrc in speakers if ssrc not in self.voices]
+        if len(strangers) != 1:
+            return
         heard = {self.voices[ssrc].party for ssrc in speakers if ssrc in self.voices}
-        if len(strangers) == 1 and len(heard) == 1:
-            self.voices[strangers[0]] = Voice(OTHER[heard.pop()], self._assumed)
+        if len(heard) == 1:
+            self.voices[strangers[0]] = self._assumed[OTHER[heard.pop()]]
 
     def hearer(self, reporter: int, route: Route) -> Voice | None:
         """Who made a report: the party that hears, or a node that hears in its place."""
@@ -160,7 +175,7 @@ class Parties:
 
     def of_host(self, endpoint: Endpoint) -> str | None:
         """Whose address that is, whatever the port: of a party that signals from where it speaks."""
-        own, _ = self._tables[2]
+        own, _ = self._table(2)
         return own.get(_host(plain(endpoint)))
 
     def place(self, party: str | None) -> Endpoint | None:
@@ -172,7 +187,7 @@ class Parties:
 
     def reaches_end(self, routes: Iterable[Route], party: str) -> bool:
         """Whether packets go straight to a party's own address."""
-        own, _ = self._tables[0]
+        own, _ = self._table(0)
         return any(own.get(_endpoint(plain(route[1]))) == party for route in routes)
 
 
@@ -194,6 +209,10 @@ def _host(endpoint: Endpoint) -> object:
     return None if endpoint[0] in _NO_ADDRESS else endpoint[0]
 
 
+_KEYS = (_endpoint, _port, _host)
+"""By what a place is known, the surest first."""
+
+
 def _endpoints(side: MediaSide) -> tuple[Endpoint, ...]:
     """Where a side takes media and its reports; nothing for one that takes none."""
     if not side.port:
@@ -206,17 +225,21 @@ def _stands(side: MediaSide, own: Collection[Endpoint]) -> bool:
     return bool(side.port) and side.ip not in _NO_ADDRESS and (side.ip, side.port) not in own
 
 
-def _only(table: dict[object, set[str]], against: dict[object, set[str]]) -> dict[object, str]:
+def _only(
+    table: Mapping[object, str | None], against: Mapping[object, str | None]
+) -> dict[object, str]:
     """Those places that only one has, and nobody in the other table."""
     return {
-        key: next(iter(parties))
-        for key, parties in table.items()
-        if len(parties) == 1 and key is not None and key not in against
+        key: party
+        for key, party in table.items()
+        if party is not None and key is not None and key not in against
     }
 
 
-def _best(found: Collection[tuple[int, Voice]]) -> Voice | None:
+def _best(found: Sequence[tuple[int, Voice]]) -> Voice | None:
     """What the surest of several ways say; nothing when they contradict each other."""
+    if len(found) == 1:
+        return found[0][1]
     best = min((level for level, _ in found), default=None)
     voices = {voice for level, voice in found if level == best}
     if len({voice.party for voice in voices}) > 1:

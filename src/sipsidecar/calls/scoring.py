@@ -1,7 +1,10 @@
 """What was reported of a direction, interval by interval, to its figures and its MOS."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import compress
 from math import ceil, fsum
+from operator import mul
 
 import msgspec
 
@@ -9,7 +12,7 @@ from sipsidecar.calls import emodel
 from sipsidecar.calls.negotiation import Agreement, Negotiation
 from sipsidecar.calls.parties import CALLER
 from sipsidecar.calls.thresholds import Thresholds
-from sipsidecar.wire import rtcp
+from sipsidecar.wire import rtcp, sdp
 
 DEFAULT_PTIME_MS = 20
 DEFAULT_CLOCK = 8000
@@ -27,7 +30,7 @@ MIXED_SCALES = "mixed_scales"
 """The codec changed to one of another scale: the MOS is of the one that more was heard in."""
 
 
-class Setting(msgspec.Struct, frozen=True):
+class Setting(msgspec.Struct, frozen=True, gc=False):
     """What is taken for granted where media is heard: codec, clock, packet time."""
 
     codec: emodel.CodecFigures
@@ -39,7 +42,7 @@ class Setting(msgspec.Struct, frozen=True):
     """What of it was assumed."""
 
 
-class Delay(msgspec.Struct, frozen=True):
+class Delay(msgspec.Struct, frozen=True, gc=False):
     """What is known of a direction's delay, and what a device says of its jitter buffer."""
 
     network_ms: float | None = None
@@ -55,7 +58,7 @@ class Delay(msgspec.Struct, frozen=True):
     burst_ratio: float | None = None
 
 
-class Point(msgspec.Struct, frozen=True):
+class Point(msgspec.Struct, frozen=True, gc=False):
     """One interval, rated."""
 
     at: int
@@ -68,20 +71,10 @@ class Point(msgspec.Struct, frozen=True):
     setting: Setting
     delay_ms: float | None
     rating: emodel.Rating | None
-
-    @property
-    def mos(self) -> float | None:
-        """Conversational where the delay is known, else listening."""
-        if self.rating is None:
-            return None
-        return self.rating.mos_lq if self.rating.mos_cq is None else self.rating.mos_cq
-
-    @property
-    def kind(self) -> str | None:
-        """Which of the two it is: cq or lq."""
-        if self.rating is None:
-            return None
-        return "lq" if self.rating.mos_cq is None else "cq"
+    mos: float | None
+    """Conversational where the delay is known, else listening."""
+    kind: str | None
+    """Which of the two it is: cq or lq."""
 
     @property
     def weight(self) -> float | None:
@@ -98,7 +91,7 @@ class Point(msgspec.Struct, frozen=True):
         return self.seconds
 
 
-class Figures(msgspec.Struct, frozen=True):
+class Figures(msgspec.Struct, frozen=True, gc=False):
     """What one source tells of one direction."""
 
     source: str
@@ -128,7 +121,8 @@ class Figures(msgspec.Struct, frozen=True):
         if self.expected and self.lost is not None:
             return 100.0 * self.lost / self.expected
         told = [point for point in self.points if point.loss_percent is not None]
-        return _mean([point.loss_percent or 0.0 for point in told], _weights(told))
+        weights = _weights(told)
+        return _mean([point.loss_percent or 0.0 for point in told], weights, fsum(weights))
 
     @property
     def media_seconds(self) -> float | None:
@@ -143,27 +137,35 @@ class Settings:
     def __init__(self, negotiation: Negotiation, thresholds: Thresholds) -> None:
         self._negotiation = negotiation
         self._thresholds = thresholds
-        self._made: dict[tuple[int, int, int | None], Setting] = {}
+        self._steady: dict[tuple[str | None, bool, int | None], Setting] = {}
+        """Those that no later agreement changed."""
 
     def heard_at(self, party: str | None, *, end: bool, clock: int | None, at: int) -> Setting:
         """What holds for what `party` said: as the other heard it (`end`), or a node between.
 
         What is heard is in the codec of the hearing end. `clock`: the RTP clock, where reports tell.
         """
+        key = (party, end, clock)
+        setting = self._steady.get(key)
+        if setting is not None:
+            return setting
         if party is None:
-            return self._setting(self._sole(), None, clock)
-        here = _in_force(self._leg(party, far=end), at)
-        before = _in_force(self._leg(party, far=False), at) if end else None
-        return self._setting(here, before, clock)
+            setting = self._steady[key] = self._setting(self._sole(), None, clock)
+            return setting
+        far = self._leg(party, far=end)
+        near = self._leg(party, far=False) if end else ()
+        setting = self._setting(_in_force(far, at), _in_force(near, at), clock)
+        if len(far) < 2 and len(near) < 2:
+            self._steady[key] = setting
+        return setting
 
     def codec_of(
-        self, name: str | None, clock_rate: int | None = None, fmtp: str | None = None
+        self, name: str | None, clock_rate: int | None = None
     ) -> tuple[emodel.CodecFigures, tuple[str, ...]]:
         """The codec's figures as the thresholds want them."""
         return emodel.codec_of(
             name,
             clock_rate,
-            fmtp,
             plc=self._thresholds.plc,
             narrowband_only=self._thresholds.narrowband_only,
         )
@@ -184,45 +186,57 @@ class Settings:
     def _setting(
         self, here: Agreement | None, before: Agreement | None, clock: int | None
     ) -> Setting:
-        key = (id(here), id(before), clock)
-        setting = self._made.get(key)
-        if setting is None:
-            setting = self._made[key] = self._make(here, before, clock)
-        return setting
+        return _setting(
+            here.codec if here else None,
+            here.ptime_ms if here else None,
+            before.codec if before else None,
+            clock,
+            self._thresholds.plc,
+            self._thresholds.narrowband_only,
+        )
 
-    def _make(self, here: Agreement | None, before: Agreement | None, clock: int | None) -> Setting:
-        codec = here.codec if here else None
-        figures, assumptions = self._figures_of(here)
-        flags = set(assumptions)
-        if clock is None or not MIN_CLOCK <= clock <= MAX_CLOCK:
-            # G.722 samples at 16000 and counts at 8000; some SDP says otherwise
-            clock = codec.clock_rate if codec else None
-            if codec is not None and emodel.CODEC_ASSUMED not in assumptions:
-                clock = figures.clock_rate
-        if clock is None or not MIN_CLOCK <= clock <= MAX_CLOCK:
-            clock = DEFAULT_CLOCK
-            flags.add(CLOCK_ASSUMED)
-        ptime = here.ptime_ms if here else None
-        if not ptime:
-            ptime = DEFAULT_PTIME_MS
-            flags.add(PTIME_ASSUMED)
-        other = before.codec if before else None
-        if codec is not None and other is not None and codec.name != other.name:
-            added, _ = self._figures_of(before)
-            if added.scale == figures.scale and added.ie > 0:
-                figures = msgspec.structs.replace(
-                    figures, ie=figures.ie + added.ie, grade=max(figures.grade, added.grade)
-                )
-                flags.add(TRANSCODED_IE)
-        return Setting(figures, codec.name if codec else None, clock, ptime, frozenset(flags))
 
-    def _figures_of(
-        self, agreement: Agreement | None
-    ) -> tuple[emodel.CodecFigures, tuple[str, ...]]:
-        codec = agreement.codec if agreement else None
-        if codec is None:
-            return self.codec_of(None)
-        return self.codec_of(codec.name, codec.clock_rate, codec.fmtp)
+@lru_cache(maxsize=256)  # calls agree on few codecs, and this is slow
+def _setting(
+    codec: sdp.Codec | None,
+    ptime: int | None,
+    other: sdp.Codec | None,
+    clock: int | None,
+    plc: bool,
+    narrowband_only: bool,
+) -> Setting:
+    """What holds where `codec` is heard, of what was sent in the `other`."""
+    figures, assumptions = _figures_of(codec, plc, narrowband_only)
+    flags = set(assumptions)
+    if clock is None or not MIN_CLOCK <= clock <= MAX_CLOCK:
+        # G.722 samples at 16000 and counts at 8000; some SDP says otherwise
+        clock = codec.clock_rate if codec else None
+        if codec is not None and emodel.CODEC_ASSUMED not in assumptions:
+            clock = figures.clock_rate
+    if clock is None or not MIN_CLOCK <= clock <= MAX_CLOCK:
+        clock = DEFAULT_CLOCK
+        flags.add(CLOCK_ASSUMED)
+    if not ptime:
+        ptime = DEFAULT_PTIME_MS
+        flags.add(PTIME_ASSUMED)
+    if codec is not None and other is not None and codec.name != other.name:
+        added, _ = _figures_of(other, plc, narrowband_only)
+        if added.scale == figures.scale and added.ie > 0:
+            figures = msgspec.structs.replace(
+                figures, ie=figures.ie + added.ie, grade=max(figures.grade, added.grade)
+            )
+            flags.add(TRANSCODED_IE)
+    return Setting(figures, codec.name if codec else None, clock, ptime, frozenset(flags))
+
+
+def _figures_of(
+    codec: sdp.Codec | None, plc: bool, narrowband_only: bool
+) -> tuple[emodel.CodecFigures, tuple[str, ...]]:
+    if codec is None:
+        return emodel.codec_of(None, plc=plc, narrowband_only=narrowband_only)
+    return emodel.codec_of(
+        codec.name, codec.clock_rate, codec.fmtp, plc=plc, narrowband_only=narrowband_only
+    )
 
 
 def _in_force(agreements: Sequence[Agreement], at: int) -> Agreement | None:
@@ -256,7 +270,7 @@ def score(
     delay_ms = delay.mouth_to_ear_ms
     if delay_ms is None and delay.network_ms is not None:
         delay_ms = emodel.mouth_to_ear(delay.network_ms, setting.ptime_ms, setting.codec, buffer)
-    rating = None
+    rating = mos = kind = None
     if loss_percent is not None and expected != 0:
         rating = emodel.rate(
             setting.codec,
@@ -265,14 +279,20 @@ def score(
             delay_ms=delay_ms,
             id_mode=id_mode,
         )
+        mos, kind = rating.mos_cq, "cq"
+        if mos is None:
+            mos, kind = rating.mos_lq, "lq"
     return Point(
-        at, seconds, expected, lost, loss_percent, jitter_ms, rtt_ms, setting, delay_ms, rating
-    )
+        at, seconds, expected, lost, loss_percent, jitter_ms, rtt_ms, setting, delay_ms, rating,
+        mos, kind,
+    )  # fmt: skip
 
 
-class Summary(msgspec.Struct, frozen=True):
+class Summary(msgspec.Struct, frozen=True, gc=False):
     """A direction's figures over all its intervals: the words of `MediaRecord`."""
 
+    loss_percent: float | None
+    media_seconds: float | None
     mos: float | None = None
     mos_kind: str | None = None
     mos_lq: float | None = None
@@ -293,42 +313,54 @@ class Summary(msgspec.Struct, frozen=True):
 def summarize(figures: Figures, thresholds: Thresholds) -> Summary:
     """Rate a direction: means weighted by packets, of the scale that most was heard in."""
     rated = [point for point in figures.points if point.rating is not None]
-    loss = figures.loss_percent
+    loss, seconds = figures.loss_percent, figures.media_seconds
     if not rated or loss is None or loss >= ALL_LOST_PERCENT:
-        return Summary(unrated="no_packets")
-    if (figures.media_seconds or 0.0) < thresholds.min_seconds:
-        return Summary(unrated="short")
+        return Summary(loss, seconds, unrated="no_packets")
+    if (seconds or 0.0) < thresholds.min_seconds:
+        return Summary(loss, seconds, unrated="short")
     weights = _weights(rated)
+    scale, flags = rated[0].setting.codec.scale, frozenset[str]()
     by_scale: dict[str, float] = {}
     for point, weight in zip(rated, weights, strict=True):
-        scale = point.setting.codec.scale
-        by_scale[scale] = by_scale.get(scale, 0.0) + weight
-    scale = max(sorted(by_scale), key=by_scale.__getitem__)
-    same = [
-        (point, weight)
-        for point, weight in zip(rated, weights, strict=True)
-        if point.setting.codec.scale == scale
-    ]
-    points, weights = [point for point, _ in same], [weight for _, weight in same]
-    ratings = [point.rating for point in points if point.rating is not None]
-    every = [mos for point in points if (mos := point.mos) is not None]
-    low = sum(mos < thresholds.low_mos for mos in every)
-    delays = [point.delay_ms for point in points if point.delay_ms is not None]
+        heard_in = point.setting.codec.scale
+        by_scale[heard_in] = by_scale.get(heard_in, 0.0) + weight
+    if len(by_scale) > 1:
+        scale, flags = max(sorted(by_scale), key=by_scale.__getitem__), frozenset({MIXED_SCALES})
+        same = [point.setting.codec.scale == scale for point in rated]
+        rated, weights = list(compress(rated, same)), list(compress(weights, same))
+    total = fsum(weights)
+    every: list[float] = []
+    listening: list[float] = []
+    factors: list[float] = []
+    delays: list[float] = []
+    grade, low = "", 0
+    for point in rated:
+        rating, mos = point.rating, point.mos
+        if rating is not None and mos is not None:
+            every.append(mos)
+            listening.append(rating.mos_lq)
+            factors.append(rating.r)
+            grade = max(grade, rating.grade)
+            low += mos < thresholds.low_mos
+        if point.delay_ms is not None:
+            delays.append(point.delay_ms)
     return Summary(
-        mos=_mean(every, weights),
+        loss,
+        seconds,
+        mos=_mean(every, weights, total),
         mos_kind="cq" if delays else "lq",
-        mos_lq=_mean([rating.mos_lq for rating in ratings], weights),
+        mos_lq=_mean(listening, weights, total),
         mos_min=min(every),
         low_share=low / len(every),
-        r=_mean([rating.r for rating in ratings], weights),
+        r=_mean(factors, weights, total),
         mos_scale=scale,
-        mos_grade=max(rating.grade for rating in ratings),
-        mos_codec=points[-1].setting.codec.name,
-        delay_ms=_mean(delays, weights) if delays else None,
+        mos_grade=grade,
+        mos_codec=rated[-1].setting.codec.name,
+        delay_ms=_mean(delays, weights, total) if delays else None,
         rated=True,
         low_intervals=low,
         rated_intervals=len(every),
-        flags=frozenset({MIXED_SCALES}) if len(by_scale) > 1 else frozenset(),
+        flags=flags,
     )
 
 
@@ -336,16 +368,18 @@ def _weights(points: Sequence[Point]) -> list[float]:
     """Packets of each; the mean of the others for one whose packets are unknown."""
     weights = [point.weight for point in points]
     known = [weight for weight in weights if weight]
+    if len(known) == len(weights):
+        return known
     middle = fsum(known) / len(known) if known else 1.0
     return [middle if weight is None else weight for weight in weights]
 
 
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float | None:
-    total = fsum(weights)
+def _mean(values: Sequence[float], weights: Sequence[float], total: float) -> float | None:
+    """The weighted mean; `total` is the sum of the weights."""
     if not values or total <= 0:
         return None
     # what is between the least and the most must not leave them by rounding
-    mean = fsum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+    mean = fsum(map(mul, values, weights)) / total
     return min(max(mean, min(values)), max(values))
 
 

@@ -7,7 +7,7 @@ counts once by what it says. The arithmetic is RFC 3550's: 6.4.1, A.1 (sequence 
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final
@@ -189,12 +189,14 @@ class Streams:
 
         `at`: microseconds UTC by `clock`. Repeating one changes nothing; it never raises.
         """
-        place = self._places.get((source, destination))
+        route = (source, destination)
+        place = self._places.get(route)
         if place is None:
-            if len(self._places) >= MAX_PLACES:
+            place = len(self._places)
+            if place >= MAX_PLACES:
                 self.refused += 1
                 return
-            place = self._places[source, destination] = len(self._places)
+            self._places[route] = place
         of_itself = False
         for block in report.blocks:
             of_itself = of_itself or block.source_ssrc == report.ssrc
@@ -220,16 +222,16 @@ class Streams:
         at: int,
         place: int,
     ) -> None:
-        rtt = report.rtt_ms
+        rtt, lost, jitter = report.rtt_ms, block.lost, block.jitter
         try:
             row = _BLOCK.pack(
                 at,
                 clock,
                 place,
                 block.fraction_lost,
-                block.lost,
+                lost,
                 block.highest_seq,
-                block.jitter,
+                jitter,
                 block.lsr,
                 block.dlsr,
                 # Written so that a NaN is none.
@@ -239,7 +241,7 @@ class Streams:
             self.implausible += 1
             return
         rate = report.clock_rate or HIGHEST_CLOCK_RATE
-        if block.jitter > rate * MAX_JITTER_SECONDS or not MIN_LOST <= block.lost <= MAX_LOST:
+        if jitter > rate * MAX_JITTER_SECONDS or not MIN_LOST <= lost <= MAX_LOST:
             self.implausible += 1
             return
         pair = self._pair(report, block.source_ssrc, source)
@@ -265,8 +267,8 @@ class Streams:
         Two parties with the same SSRC seem to report of themselves, and SSRC 0 is a reporter that
         is not told: only the address tells them apart.
         """
-        ambiguous = source_ssrc == report.ssrc or not report.ssrc
-        key = (report.ssrc, source_ssrc, source if ambiguous else None)
+        ssrc = report.ssrc
+        key = (ssrc, source_ssrc, source if source_ssrc == ssrc or not ssrc else None)
         pair = self._pairs.get(key)
         if pair is None:
             if len(self._pairs) >= MAX_PAIRS:
@@ -281,7 +283,8 @@ class Streams:
     def _see_sender(
         self, report: rtcp.Report, source: Endpoint, clock: int, at: int, place: int
     ) -> None:
-        key = (report.ssrc, None if report.ssrc else source)
+        ssrc, blocks = report.ssrc, report.blocks
+        key = (ssrc, None if ssrc else source)
         sender = self._senders.get(key)
         if sender is None:
             if len(self._senders) >= MAX_SENDERS:
@@ -294,10 +297,10 @@ class Streams:
             packets = info.packets
             # Without a clock the RTP timestamp is all that moves.
             identity = info.ntp if info.ntp >> 32 else info.rtp_timestamp
-            kind = _SR if report.blocks or report.bye else _SR | _EMPTY
-        elif report.blocks:
-            identity = hash(report.blocks) & _MASK64
-            kind = 0 if any(block.lsr for block in report.blocks) else _WEAK
+            kind = _SR if blocks or report.bye or not report.reception else _SR | _EMPTY
+        elif blocks:
+            identity = hash(blocks) & _MASK64
+            kind = 0 if any(block.lsr for block in blocks) else _WEAK
         else:
             # An XR alone says nothing of what was heard, and a last word is no complaint.
             kind = _WEAK | _EMPTY if report.reception and not report.bye else _WEAK
@@ -319,27 +322,43 @@ class Streams:
 
         `skews`: microseconds that a clock is ahead of the receiver's, where it is known.
         """
+        return self.derived(skews)[0]
+
+    def senders(self, skews: Mapping[int, int]) -> tuple[Sender, ...]:
+        """Derive what each SSRC says of itself, sorted by SSRC; `skews` as for `pairs`."""
+        return self.derived(skews)[1]
+
+    def derived(self, skews: Mapping[int, int]) -> tuple[tuple[Pair, ...], tuple[Sender, ...]]:
+        """Derive `pairs` and `senders` at once."""
         places, ranks = self._ranked()
-        sources = {
-            ssrc: _Source(self._senders[ssrc, None].spoken)
-            for ssrc in {source for _, source, _ in self._pairs}
-            if (ssrc, None) in self._senders
+        spoken = {
+            key: list(_SPOKEN.iter_unpack(sender.spoken)) for key, sender in self._senders.items()
         }
-        found = []
+        sources: dict[int, _Source] = {}
+        pairs: list[Pair] = []
         for (ssrc, source_ssrc, _), pair in self._pairs.items():
             if not pair.blocks:
                 continue
             source = sources.get(source_ssrc)
+            if source is None and (said := spoken.get((source_ssrc, None))) is not None:
+                source = sources[source_ssrc] = _Source(said)
+            blocks = _BLOCK.iter_unpack(pair.blocks)
             rows = [
                 _claim(sightings, source, ranks, skews)
-                for sightings in _distinct(_BLOCK.iter_unpack(pair.blocks), _no_lsr, ranks, skews)
+                for sightings in _distinct(blocks, _no_lsr, ranks, skews)
             ]
-            reporter = self._senders.get((ssrc, None))
+            reporter = spoken.get((ssrc, None))
             if source is not None and reporter is not None and ssrc != source_ssrc:
-                rows += _silences(reporter.spoken, ranks, skews)
+                rows += _silences(reporter, ranks, skews)
             rows.sort(key=_claim_key)
-            found.append(self._derived(ssrc, source_ssrc, pair, rows, source, places, skews))
-        return tuple(sorted(found, key=_pair_key))
+            pairs.append(self._derived(ssrc, source_ssrc, pair, rows, source, places, skews))
+        senders = [
+            self._sender(key[0], self._senders[key], said, places, ranks, skews)
+            for key, said in spoken.items()
+        ]
+        pairs.sort(key=_pair_key)
+        senders.sort(key=_sender_key)
+        return tuple(pairs), tuple(senders)
 
     def _derived(
         self,
@@ -377,46 +396,57 @@ class Streams:
             heard=heard,
             implausible=account.implausible,
             thinned=pair.thinned,
-            voip=_newest_voip(pair.voip, skews),
+            voip=_newest_voip(pair.voip, skews) if pair.voip else None,
         )
 
-    def senders(self, skews: Mapping[int, int]) -> tuple[Sender, ...]:
-        """Derive what each SSRC says of itself, sorted by SSRC; `skews` as for `pairs`."""
-        places, ranks = self._ranked()
-        found = []
-        for (ssrc, _), sender in self._senders.items():
-            spoken = _SPOKEN.iter_unpack(sender.spoken)
-            rows = sorted(
+    def _sender(
+        self,
+        ssrc: int,
+        sender: _Sender,
+        spoken: Iterable[_Row],
+        places: Sequence[tuple[Endpoint, Endpoint]],
+        ranks: Sequence[int],
+        skews: Mapping[int, int],
+    ) -> Sender:
+        rows = sorted(
+            [
                 (row[0] - skews.get(row[1], 0), ranks[row[2]], row[3], row[5])
                 for (row, *_) in _distinct(spoken, _is_weak, ranks, skews)
-            )
-            told = [packets for _, _, kind, packets in rows if kind & _SR]
-            sent = next(((at, packets) for at, _, _, packets in rows if packets), (None, None))
-            reports, sender_reports, empty_reports = sender.thinned
-            endpoint, target = places[rows[-1][1]]
-            found.append(
-                Sender(
-                    ssrc=ssrc,
-                    endpoint=endpoint,
-                    target=target,
-                    first_at=rows[0][0],
-                    last_at=rows[-1][0],
-                    reports=reports + len(rows),
-                    sender_reports=sender_reports + len(told),
-                    empty_reports=empty_reports + sum(1 for row in rows if row[2] & _EMPTY),
-                    first_sent_at=sent[0],
-                    first_packets=sent[1],
-                    packets=max(told, default=None),
-                    clock_rate=sender.clock_rate,
-                    left=ssrc in self._left,
-                )
-            )
-        return tuple(sorted(found, key=_sender_key))
+            ]
+        )
+        first_sent_at: int | None = None
+        first_packets: int | None = None
+        most: int | None = None
+        reports, sender_reports, empty_reports = sender.thinned
+        for at, _, kind, packets in rows:
+            if kind & _SR:
+                sender_reports += 1
+                most = packets if most is None else max(most, packets)
+                if packets and first_packets is None:
+                    first_sent_at, first_packets = at, packets
+            if kind & _EMPTY:
+                empty_reports += 1
+        endpoint, target = places[rows[-1][1]]
+        return Sender(
+            ssrc=ssrc,
+            endpoint=endpoint,
+            target=target,
+            first_at=rows[0][0],
+            last_at=rows[-1][0],
+            reports=reports + len(rows),
+            sender_reports=sender_reports,
+            empty_reports=empty_reports,
+            first_sent_at=first_sent_at,
+            first_packets=first_packets,
+            packets=most,
+            clock_rate=sender.clock_rate,
+            left=ssrc in self._left,
+        )
 
     def _ranked(self) -> tuple[list[tuple[Endpoint, Endpoint]], list[int]]:
         """The places in an order that no arrival decides, and each one's rank by its number."""
         places = sorted(self._places)
-        rank = {place: i for i, place in enumerate(places)}
+        rank = dict(zip(places, range(len(places)), strict=True))
         return places, [rank[place] for place in self._places]
 
 
@@ -462,19 +492,21 @@ def _distinct(
     weak: Callable[[_Row], bool],
     ranks: Sequence[int],
     skews: Mapping[int, int],
-) -> Iterator[Sequence[_Row]]:
+) -> list[Sequence[_Row]]:
     """The sightings of each report, the best one first; rows are time, clock, place, content."""
     same: dict[_Row, list[_Row]] = {}
     for row in rows:
         same.setdefault(row[3:9], []).append(row)
+    found: list[Sequence[_Row]] = []
     for seen in same.values():
         if len(seen) == 1:
-            yield seen
+            found.append(seen)
         elif weak(seen[0]):
-            yield from ((row,) for row in _spaced(seen, ranks, skews))
+            found += [(row,) for row in _spaced(seen, ranks, skews)]
         else:
             seen.sort(key=lambda row: (row[1] not in skews, row[1], row[0], ranks[row[2]]))
-            yield seen
+            found.append(seen)
+    return found
 
 
 def _spaced(seen: Iterable[_Row], ranks: Sequence[int], skews: Mapping[int, int]) -> list[_Row]:
@@ -501,22 +533,24 @@ class _Source:
 
     __slots__ = ("_counts", "_seen_at", "_times")
 
-    def __init__(self, spoken: bytearray) -> None:
+    def __init__(self, spoken: Iterable[_Row]) -> None:
         self._times: dict[int, list[int]] = {}
         self._counts: dict[int, list[int]] = {}
         self._seen_at: dict[tuple[int, int], int] = {}
-        reports = sorted(
-            (at, clock, ntp, packets)
-            for at, clock, _, kind, ntp, packets in _SPOKEN.iter_unpack(spoken)
-            if kind & _SR
-        )
+        reports = [
+            (at, clock, ntp, packets) for at, clock, _, kind, ntp, packets in spoken if kind & _SR
+        ]
+        reports.sort()
         newest: dict[int, tuple[int, int]] = {}
         for at, clock, ntp, packets in reports:
-            if newest.get(clock) == (ntp, packets):
+            said = (ntp, packets)
+            if newest.get(clock) == said:
                 continue
-            newest[clock] = (ntp, packets)
-            self._times.setdefault(clock, []).append(at)
-            self._counts.setdefault(clock, []).append(packets)
+            if clock not in newest:
+                self._times[clock], self._counts[clock] = [], []
+            newest[clock] = said
+            self._times[clock].append(at)
+            self._counts[clock].append(packets)
             if ntp >> 32:
                 self._seen_at.setdefault((clock, ntp >> 16 & _MASK32), at)
 
@@ -586,7 +620,7 @@ def _claim(
     ranks: Sequence[int],
     skews: Mapping[int, int],
 ) -> _Claim:
-    at, clock, place, fraction, lost, highest, jitter, lsr, dlsr, _ = sightings[0]
+    at, clock, place, fraction, lost, highest, jitter, lsr, dlsr, told = sightings[0]
     rtt = None
     if source is not None and lsr:
         for row in sightings:
@@ -594,15 +628,20 @@ def _claim(
             if rtt is not None:
                 break
     if rtt is None:
-        told = min([row[9] for row in sightings])
+        if len(sightings) > 1:
+            told = min([row[9] for row in sightings])
         rtt = told / 1000 if told != _NO_RTT else None
     at_ours = at - skews.get(clock, 0)
     return _Claim(at_ours, clock, at, ranks[place], fraction, lost, highest, jitter, rtt)
 
 
-def _silences(spoken: bytearray, ranks: Sequence[int], skews: Mapping[int, int]) -> list[_Claim]:
+def _silences(
+    spoken: Iterable[_Row], ranks: Sequence[int], skews: Mapping[int, int]
+) -> list[_Claim]:
     """A reporter's empty reports: it heard nothing since its last one (RFC 3550 6.4)."""
-    rows = [row for row in _SPOKEN.iter_unpack(spoken) if row[3] & _EMPTY]
+    rows = [row for row in spoken if row[3] & _EMPTY]
+    if not rows:
+        return []
     return [
         _Claim(
             at=at - skews.get(clock, 0),
@@ -716,11 +755,24 @@ class _Account:
         self._close()
 
     def _step(self, before: _Claim, claim: _Claim) -> tuple[int, int] | None:
-        numbers = before.highest, before.lost, claim.highest, claim.lost
-        step = _step(*numbers, (claim.at - before.at) / 1_000_000, self._rate)
+        step = _step(
+            before.highest,
+            before.lost,
+            claim.highest,
+            claim.lost,
+            (claim.at - before.at) / 1_000_000,
+            self._rate,
+        )
         if step is None and self._moved is not None and self._moved.at < before.at:
             # After reports of nothing: a gap that is told as lost may be as long as they lasted.
-            step = _step(*numbers, (claim.at - self._moved.at) / 1_000_000, self._rate)
+            step = _step(
+                before.highest,
+                before.lost,
+                claim.highest,
+                claim.lost,
+                (claim.at - self._moved.at) / 1_000_000,
+                self._rate,
+            )
             if step is not None and 2 * step[1] < step[0]:
                 step = None
         return step
