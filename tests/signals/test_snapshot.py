@@ -20,6 +20,7 @@ from sipsidecar.signals.snapshot import (
     Histogram,
     MemoryFigures,
     StorageFigures,
+    SwitchFigures,
     code_label,
     health,
 )
@@ -236,3 +237,71 @@ def test_a_failing_database_comes_with_advice() -> None:
 
 def test_a_sidecar_without_a_socket_has_a_receive_buffer_that_is_not_full() -> None:
     assert failing(figures(buffer_bytes=0, buffer_used_bytes=0)) == []
+
+
+# ---------------------------------------------------------------------------------------- switches
+
+
+def switch(**changes: Any) -> SwitchFigures:
+    fine: dict[str, Any] = {
+        "connected_seconds": 1000.0,
+        "heartbeat_age_seconds": 5.0,
+        "sessions": 10,
+        "max_sessions": 100,
+        "live_legs": 12,
+        "watchdog_seconds": 45.0,
+    }
+    return SwitchFigures("fs1", **(fine | changes))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "fine", "bad"),
+    [
+        ("away", {}, {"connected_seconds": None}),
+        ("silent", {"heartbeat_age_seconds": 44.9}, {"heartbeat_age_seconds": 45.0}),
+        ("full", {"live_legs": 89}, {"live_legs": 90}),
+        ("full", {"live_legs": None, "sessions": 89}, {"live_legs": None, "sessions": 90}),
+        ("full", {"max_sessions": 5, "live_legs": 4}, {"max_sessions": 5, "live_legs": 5}),
+        (
+            "silent",
+            {"heartbeat_age_seconds": None, "connected_seconds": 20.0},
+            {"heartbeat_age_seconds": None, "connected_seconds": 60.0},
+        ),
+    ],
+)
+def test_a_switch_is_in_order_while_it_is_connected_beats_in_time_and_has_room(
+    trouble: str, fine: dict[str, Any], bad: dict[str, Any]
+) -> None:
+    assert switch(**fine).trouble is None
+    assert switch(**bad).trouble == trouble
+    said = figures(switches=(switch(**bad),))
+    (check,) = [check for check in health(said) if not check.ok]
+    assert check.name == "freeswitch_fs1"
+    assert check.advice
+    assert not check.required
+    assert failing(figures(switches=(switch(**fine),))) == []
+
+
+def test_the_heartbeat_of_before_a_gap_does_not_make_a_new_connection_silent() -> None:
+    assert switch(heartbeat_age_seconds=300.0, connected_seconds=3.0).trouble is None
+
+
+@pytest.mark.parametrize("most", [None, 0])
+def test_a_switch_whose_limit_is_unknown_is_not_full(most: int | None) -> None:
+    assert switch(max_sessions=most).trouble is None
+
+
+def test_the_check_of_a_switch_shows_its_legs_and_from_where_on_it_is_full() -> None:
+    def read(one: SwitchFigures) -> list[tuple[Any, Any]]:
+        found = health(figures(switches=(one,)))
+        return [(check.reading, check.limit) for check in found if "freeswitch" in check.name]
+
+    assert read(switch()) == [(12, 90)]
+    assert read(switch(live_legs=95)) == [(95, 90)]
+    assert read(switch(max_sessions=None)) == [("up", None)]
+    assert read(switch(connected_seconds=None)) == [("away", None)]
+    assert read(switch(heartbeat_age_seconds=60.0)) == [("silent", None)]
+
+
+def test_switches_that_are_not_configured_have_no_check() -> None:
+    assert failing(figures(switches=(SwitchFigures("other", configured=False),))) == []

@@ -269,6 +269,7 @@ class Call:
         "session_expires",
         "sessions",
         "stored",
+        "told",
     )
 
     def __init__(self, call_id: str, now: float, received_at: int) -> None:
@@ -298,6 +299,8 @@ class Call:
         self.revision = 0
         self.media: Facts | None = None
         """What was reported of its media; None until something was."""
+        self.told: tuple[bool, float | None] | None = None
+        """Whether it was answered and how long it talked, ms, where only a FreeSWITCH told of it."""
         self.media_clocks: tuple[int, ...] = ()
         self.media_news = False
         """Something was reported since its record left."""

@@ -52,7 +52,8 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     final_class: str | None = None
     """2xx, 3xx, 4xx, 5xx or 6xx."""
     final_origin: str | None = None
-    """Who made the final response: callee, caller, proxy, admission or inferred."""
+    """Who made the final response: callee, caller, proxy, admission or inferred; esl: no SIP was seen,
+    a FreeSWITCH told of the call."""
     answered: bool = False
     inferred: bool = False
     pdd_ms: float | None = None
@@ -262,6 +263,79 @@ class QualityInterval(msgspec.Struct, frozen=True, kw_only=True):
     r: float | None = None
 
 
+class LegRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One channel of a FreeSWITCH: one side of a bridged call, as its events (ESL) tell it."""
+
+    uuid: str
+    switch: str
+    """Configured name, or FreeSWITCH-Switchname of a transcript."""
+    core_uuid: str | None = None
+    """Of the process: changes with its restart."""
+    conversation: str
+    """The UUID of the earliest leg that it was joined with: its own when it is alone."""
+    call_id: str = ""
+    """SIP Call-ID of this leg; empty while FreeSWITCH has not told it."""
+    received_at: int
+    revision: int = 0
+    direction: str | None = None
+    """inbound or outbound, as FreeSWITCH sees it."""
+    other_leg: str | None = None
+    """UUID of the leg that it was bridged with, or made for."""
+    created_at: int
+    """Times are FreeSWITCH's, in ticks of 20 ms."""
+    progress_at: int | None = None
+    """First 180 or 183."""
+    answered_at: int | None = None
+    bridged_at: int | None = None
+    ended_at: int | None = None
+    answered: bool = False
+    """By Answered-Time alone: causes such as NORMAL_CLEARING prove nothing."""
+    pdd_ms: float | None = None
+    talk_ms: float | None = None
+    hangup_cause: str | None = None
+    q850: int | None = None
+    released_by: str | None = None
+    """peer or switch: who hung up."""
+    sip_code: int | None = None
+    sip_code_source: str | None = None
+    """wire (HEP saw it), reported (FreeSWITCH says so, even where no answer came) or derived (from the
+    cause: many codes have one cause)."""
+    gateway: str | None = None
+    profile: str | None = None
+    caller: str | None = None
+    destination: str | None = None
+    network_ip: str | None = None
+    network_port: int | None = None
+    codec_read: str | None = None
+    codec_write: str | None = None
+    packets_in: int | None = None
+    packets_out: int | None = None
+    packets_skipped: int | None = None
+    """Ticks without a packet: about what was lost or late."""
+    fs_mos: float | None = None
+    """FreeSWITCH's rtp_audio_in_mos, which reads 4.50 for a call without audio: kept, never used."""
+    flags: tuple[str, ...] = ()
+    """What was remarkable, sorted: created_unseen, end_unseen (switch gone, or it was not told),
+    restarted, no_packets_in."""
+
+
+class ConversationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The legs that FreeSWITCH joined: what people call one call."""
+
+    conversation: str
+    switch: str
+    received_at: int
+    revision: int = 0
+    started_at: int
+    ended_at: int | None = None
+    answered: bool = False
+    legs: tuple[str, ...] = ()
+    """UUIDs, by creation."""
+    call_ids: tuple[str, ...] = ()
+    """Of the legs, in their order; those that are known."""
+    flags: tuple[str, ...] = ()
+
+
 class RegistrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One REGISTER transaction at one hop."""
 
@@ -321,5 +395,12 @@ class PingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Record = (
-    CallRecord | AttemptRecord | MediaRecord | QualityInterval | RegistrationRecord | PingRecord
+    CallRecord
+    | AttemptRecord
+    | MediaRecord
+    | QualityInterval
+    | LegRecord
+    | ConversationRecord
+    | RegistrationRecord
+    | PingRecord
 )

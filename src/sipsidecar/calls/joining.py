@@ -125,11 +125,17 @@ def bodies_of(call: Call) -> Iterator[bytes]:
 
 
 def join(
-    facts: Facts, said: Said, source: Endpoint, destination: Endpoint, clock: int, at: int
+    facts: Facts,
+    said: Said,
+    source: Endpoint,
+    destination: Endpoint,
+    clock: int,
+    at: int,
+    reporter: str | None = None,
 ) -> None:
-    """Join one report, of an interval or of a whole session."""
+    """Join one report, of an interval or of a whole session; `reporter` where it is known."""
     if isinstance(said, rtcp.Report):
-        facts.see_report(said, source, destination, clock, at)
+        facts.see_report(said, source, destination, clock, at, reporter=reporter)
     else:
         facts.see_quality(said, source, destination, clock, at)
 

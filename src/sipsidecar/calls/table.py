@@ -20,6 +20,7 @@ from sipsidecar.calls.call import ANSWERED, ENDED, INVITED, RANG, REFUSED, Call,
 from sipsidecar.calls.dialog import ORPHAN, TIMER_B, TIMER_C, Timing
 from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord, QualityInterval
 from sipsidecar.calls.joining import MediaIndex, Said, join, ssrcs_in
+from sipsidecar.calls.judging import judged_alone
 from sipsidecar.calls.leaving import Revisable, hashes, interrupted, key_of, marked, marks_of
 from sipsidecar.calls.media import Facts
 from sipsidecar.calls.record import Outcome, outcome
@@ -199,8 +200,13 @@ class CallTable:
         at: int,
         now: float,
         received_at: int,
+        *,
+        reporter: str | None = None,
     ) -> None:
-        """Join one report of a call's media; the call may not be known (yet)."""
+        """Join one report of a call's media; the call may not be known (yet).
+
+        `reporter`, caller or callee, where it is known who speaks.
+        """
         call = self._calls.get(call_id)
         if call is None:
             if self._media_only >= max(1, self._max_calls // 4):
@@ -210,13 +216,35 @@ class CallTable:
             if call is None:
                 return
             self._media_only += 1
-        self._join(call, said, source, destination, clock, at)
+        self._join(call, said, source, destination, clock, at, reporter)
         if self.index.wanted:
             self.index.learn(call.call_id, ssrcs_in(said)[0], self._calls)
         call.media_news = True
         # After its end a call does not go on for reports: they change its record once, at the last.
         if call.emitted is None:
             call.last_now = now
+
+    def has_sip(self, call_id: str) -> bool:
+        """Whether any SIP of this Call-ID was seen lately."""
+        call = self._calls.get(call_id)
+        return call is not None and bool(call.clocks)
+
+    def final_code(self, call_id: str) -> int | None:
+        """The final response that SIP showed for a Call-ID; None when it showed none (yet)."""
+        call = self._calls.get(call_id)
+        if call is None or not call.clocks:
+            return None
+        said = outcome(call, self._agents.clocks(call.clocks), self._timing)
+        codes = (one.final_code for one in said.calls if not one.inferred)
+        return next((code for code in codes if code is not None), None)
+
+    def rated(self, record: CallRecord) -> CallRecord:
+        """A record that no SIP tells of, with what was reported of its media."""
+        call = self._calls.get(record.call_id)
+        if call is None or call.media is None:
+            return record
+        call.told = record.answered, record.talk_ms
+        return judged_alone(record, call.media, self._thresholds)
 
     def receive_encrypted(
         self, call_id: str | None, source: Endpoint, destination: Endpoint
@@ -328,13 +356,20 @@ class CallTable:
         return call
 
     def _join(
-        self, call: Call, said: Said, source: Endpoint, destination: Endpoint, clock: int, at: int
+        self,
+        call: Call,
+        said: Said,
+        source: Endpoint,
+        destination: Endpoint,
+        clock: int,
+        at: int,
+        reporter: str | None = None,
     ) -> None:
         if call.media is None:
             call.media = Facts()
         if clock not in call.media_clocks:
             call.media_clocks += (clock,)
-        join(call.media, said, source, destination, clock, at)
+        join(call.media, said, source, destination, clock, at, reporter)
 
     def _outcome(self, call: Call) -> Outcome:
         clocks = (*call.clocks, *call.media_clocks) if call.media_clocks else call.clocks

@@ -23,6 +23,9 @@ REPORTS = (
     "encrypted", "implausible", "unjoined", "refused",
 )  # fmt: skip
 """What messages about media were, or what became of them."""
+GATEWAY_STATES = ("up", "down", "unknown")
+SWITCH_CAPS = ("legs", "gateways", "registrations")
+"""What is bounded of one FreeSWITCH."""
 
 # RFC 3261 and IANA's registry; a code outside it is a stranger's invention and reads `other`.
 KNOWN_CODES = frozenset(
@@ -191,6 +194,80 @@ class MemoryFigures(msgspec.Struct, frozen=True):
     """Of each cap that may be used now; 1 without pressure."""
 
 
+class SwitchFigures(msgspec.Struct, frozen=True):
+    """What one FreeSWITCH said of itself, and how the connection to it is; unknown is None."""
+
+    name: str
+    """As it is configured."""
+    configured: bool = True
+    """False for `other`, all switches that are not: whether they are connected nobody knows."""
+    heartbeat_age_seconds: float | None = None
+    sessions: int | None = None
+    """Legs at the last HEARTBEAT; a bridged call has two."""
+    max_sessions: int | None = None
+    sessions_per_second: int | None = None
+    """New ones in the second before the last HEARTBEAT."""
+    sessions_per_second_limit: int | None = None
+    """The largest budget that the last HEARTBEATs left: the limit, unless all seconds were busy."""
+    idle_cpu: float | None = None
+    """Share from 0 to 1."""
+    uptime_seconds: float | None = None
+    """At the last HEARTBEAT."""
+    peak: int | None = None
+    """Most sessions since its start."""
+    since_startup: int | None = None
+    """Sessions since its start."""
+    live_legs: int | None = None
+    """`sessions` and what began and ended since."""
+    drift: int = 0
+    """Legs by which HEARTBEATs corrected the live count, in all."""
+    restarts: int = 0
+    gateways: dict[str, int] = {}
+    """By state; the words of `GATEWAY_STATES`. Only those whose state changed are known."""
+    registrations: int = 0
+    """Users whose registration was seen and is not over."""
+    registrations_approximate: bool = False
+    """There are more than can be known."""
+    limits: dict[str, int] = {}
+    """What the caps refused, by cap; the words of `SWITCH_CAPS`."""
+    connected_seconds: float | None = None
+    """Time since the connection was made and let in; None while there is none."""
+    watchdog_seconds: float = 45.0
+    """Silence after which a switch is taken for stuck."""
+    events: int = 0
+    refused: int = 0
+    """Frames that were no event or reply."""
+    reconnects: int = 0
+    """Connections after the first."""
+    lag_seconds: float | None = None
+    """Least age of an event at its arrival, lately: delay and what both clocks are wrong by."""
+
+    @property
+    def legs(self) -> int | None:
+        """The newest count there is."""
+        return self.sessions if self.live_legs is None else self.live_legs
+
+    @property
+    def full_at(self) -> int | None:
+        """Legs from which on it is nearly full: nine tenths of what it takes."""
+        return (9 * self.max_sessions + 9) // 10 if self.max_sessions else None
+
+    @property
+    def trouble(self) -> str | None:
+        """`away`, `silent` (connected, without a HEARTBEAT in time), `full` or None."""
+        if self.connected_seconds is None:
+            return "away"
+        # The first HEARTBEAT of a new connection is not due at once.
+        silence = self.connected_seconds
+        if self.heartbeat_age_seconds is not None:
+            silence = min(silence, self.heartbeat_age_seconds)
+        if silence >= self.watchdog_seconds:
+            return "silent"
+        if self.legs is None or self.full_at is None or self.legs < self.full_at:
+            return None
+        return "full"
+
+
 class Figures(msgspec.Struct, frozen=True):
     """Everything that is shown of one running sidecar."""
 
@@ -209,6 +286,7 @@ class Figures(msgspec.Struct, frozen=True):
     """Calls that an earlier life left open are not all followed again yet."""
     memory: MemoryFigures | None = None
     http_events: dict[str, int] = {}
+    switches: tuple[SwitchFigures, ...] = ()
 
     def ledger(self) -> dict[str, int]:
         """Where every packet went, received or found in the spool; `balance` is 0 when none misses."""
@@ -296,4 +374,26 @@ def health(figures: Figures) -> tuple[Check, ...]:
         Check("ledger_balance", ledger["balance"] == 0, ledger["balance"], 0),
         Check("rebuilding", not figures.rebuilding, int(figures.rebuilding), 0, required=False),
         Check("warming", not figures.warming, int(figures.warming), 0, required=False),
+        *(_switch(one) for one in figures.switches if one.configured),
+    )
+
+
+_ADVICE = {
+    "away": "there is no connection to its event socket: the log says why",
+    "silent": "no HEARTBEAT comes: may its ESL user have that event? is the switch stuck?",
+    "full": "from max-sessions on it refuses calls with 503: raise it or spread the calls",
+}
+
+
+def _switch(one: SwitchFigures) -> Check:
+    """Whether one FreeSWITCH is met and has room; without it the sidecar still does its work."""
+    trouble, reading, limit = one.trouble, one.legs, one.full_at
+    counted = trouble in {None, "full"} and reading is not None and limit is not None
+    return Check(
+        f"freeswitch_{one.name}",
+        trouble is None,
+        reading if counted else trouble or "up",
+        limit if counted else None,
+        None if trouble is None else _ADVICE[trouble],
+        required=False,
     )
