@@ -14,11 +14,13 @@ from sipsidecar.calls.findings import KINDS
 from sipsidecar.edges.metrics import Metrics
 from sipsidecar.pipeline import REFUSED_KINDS, Pipeline
 from sipsidecar.signals.snapshot import (
+    GATEWAY_STATES,
     JITTER_BOUNDS,
     KNOWN_CODES,
     LOSS_BOUNDS,
     MOS_BOUNDS,
     REPORTS,
+    SWITCH_CAPS,
     UNRATED,
     WRITE_BOUNDS,
     AgentFigures,
@@ -29,8 +31,10 @@ from sipsidecar.signals.snapshot import (
     Snapshot,
     SpoolFigures,
     StorageFigures,
+    SwitchFigures,
 )
-from sipsidecar.wire import hep
+from sipsidecar.signals.switches import Switches
+from sipsidecar.wire import esl, hep
 
 TEXT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
@@ -267,7 +271,7 @@ def test_an_accept_header_of_garbage_gives_a_page() -> None:
 
 
 def test_names_follow_prometheus_conventions() -> None:
-    for family in families(figures(heard()), OPENMETRICS).values():
+    for family in families(figures(heard(), switches=(SWITCH,)), OPENMETRICS).values():
         if not family.name.startswith("sipsidecar_"):
             continue
         assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
@@ -412,7 +416,122 @@ def test_agents_with_a_configured_name_have_it_and_all_others_share_one() -> Non
     }
 
 
+SWITCH = SwitchFigures(
+    "fs1",
+    heartbeat_age_seconds=4.5,
+    sessions=20,
+    max_sessions=1000,
+    sessions_per_second=3,
+    sessions_per_second_limit=30,
+    idle_cpu=0.875,
+    live_legs=22,
+    drift=2,
+    restarts=1,
+    gateways={"up": 3, "down": 1},
+    registrations=40,
+    registrations_approximate=True,
+    limits={"legs": 6},
+    connected_seconds=100.0,
+    events=500,
+    refused=5,
+    reconnects=7,
+    lag_seconds=0.25,
+)
+
+
+def of_switches(*switches: SwitchFigures) -> dict[tuple[str, ...], float]:
+    found = values(figures(busy(), switches=switches))
+    return {
+        (name.removeprefix("freeswitch_"), *labels): value
+        for (name, *labels), value in found.items()
+        if name.startswith("freeswitch_")
+    }
+
+
+def test_the_load_of_a_switch_is_shown() -> None:
+    found = of_switches(SWITCH)
+    assert {key: value for key, value in found.items() if len(key) == 2} == {
+        ("up", "fs1"): 1,
+        ("sessions", "fs1"): 20,
+        ("sessions_max", "fs1"): 1000,
+        ("sessions_per_second", "fs1"): 3,
+        ("sessions_per_second_limit", "fs1"): 30,
+        ("idle_cpu_ratio", "fs1"): 0.875,
+        ("live_legs", "fs1"): 22,
+        ("heartbeat_age_seconds", "fs1"): 4.5,
+        ("registrations", "fs1"): 40,
+        ("registrations_approximate", "fs1"): 1,
+        ("lag_seconds", "fs1"): 0.25,
+        ("events_total", "fs1"): 500,
+        ("refused_total", "fs1"): 5,
+        ("reconnects_total", "fs1"): 7,
+        ("restarts_total", "fs1"): 1,
+        ("drift_total", "fs1"): 2,
+    }
+    states = [found["gateways", state, "fs1"] for state in ("up", "down", "unknown")]
+    assert states == [3, 1, 0]
+    assert [found["limits_total", cap, "fs1"] for cap in ("legs", "gateways")] == [6, 0]
+
+
+def test_what_a_switch_did_not_say_is_not_shown_as_zero() -> None:
+    found = of_switches(SwitchFigures("fs1"))
+    assert found["up", "fs1"] == 0
+    assert found["events_total", "fs1"] == 0
+    for name in (
+        "sessions",
+        "sessions_max",
+        "idle_cpu_ratio",
+        "live_legs",
+        "heartbeat_age_seconds",
+    ):
+        assert (name, "fs1") not in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "up"),
+    [
+        ({"connected_seconds": None}, 0),
+        ({"heartbeat_age_seconds": 60.0}, 0),
+        ({"live_legs": 1000}, 1),
+    ],
+)
+def test_a_switch_is_up_while_it_beats_however_full_it_is(changes: dict[str, Any], up: int) -> None:
+    assert of_switches(msgspec.structs.replace(SWITCH, **changes))["up", "fs1"] == up
+
+
+def test_without_switches_there_is_nothing_of_them() -> None:
+    assert of_switches() == {}
+
+
+def after_strangers_switches(count: int) -> Figures:
+    """Every text that a switch can send is a stranger's."""
+    found = Switches(["fs1"])
+    for number in range(count):
+        evil = f"{HOSTILE}{number}"
+        texts = dict.fromkeys(esl.Event.__struct_fields__, evil) | {"core_uuid": "core-1"}
+        for event, subclass in (
+            ("CHANNEL_CREATE", None),
+            ("HEARTBEAT", None),
+            ("CUSTOM", "sofia::gateway_state"),
+            ("CUSTOM", "sofia::register"),
+        ):
+            for switch in ("fs1", evil):
+                found.receive(switch, {**texts, "event_name": event, "event_subclass": subclass}, 0)
+    return figures(busy(), switches=found.snapshot(1.0))
+
+
 # -------------------------------------------------------------------------------------- strangers
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_no_text_of_a_switch_is_on_the_page(accept: str) -> None:
+    said = after_strangers_switches(300)
+    assert [one.name for one in said.switches] == ["fs1", "other"]
+    assert [one.gateways for one in said.switches] == [{"unknown": 256}] * 2
+    text = page(said, accept)
+    assert "evil" not in text.lower()
+    assert text.isascii()
+    families(said, accept)
 
 
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
@@ -468,19 +587,36 @@ ALLOWED = {
     ("media_reports", "what"): set(REPORTS),
     ("media_unrated", "why"): set(UNRATED),
     ("limits", "cap"): {"calls", "facts", "lingering", "transactions", "agents", "streams",
-        "memory", "media", "media-addresses",
+        "memory", "media", "media-addresses", "legs", "leg-links",
     },
     ("agent_packets", "agent"): {"edge", "other"},
     ("agent_last_seen_seconds", "agent"): {"edge", "other"},
     ("agent_clock_skew_seconds", "agent"): {"edge", "other"},
     ("build_info", "version"): {"1.2.3"},
+    ("freeswitch_gateways", "state"): set(GATEWAY_STATES),
+    ("freeswitch_limits", "cap"): set(SWITCH_CAPS),
+    **{
+        (f"freeswitch_{name}", "switch"): {"fs1", "other"}
+        for name in (
+            "up", "sessions", "sessions_max", "sessions_per_second", "sessions_per_second_limit",
+            "idle_cpu_ratio", "live_legs", "heartbeat_age_seconds", "lag_seconds", "registrations",
+            "registrations_approximate", "events", "reconnects", "restarts", "drift", "gateways",
+            "refused", "limits",
+        )
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "said",
-    [lambda: figures(busy()), lambda: figures(heard()), lambda: after_hostile_input(1000)],
-    ids=["demo", "media", "hostile"],
+    [
+        lambda: figures(busy()),
+        lambda: figures(heard()),
+        lambda: after_hostile_input(1000),
+        lambda: figures(busy(), switches=(SWITCH,)),
+        lambda: after_strangers_switches(300),
+    ],
+    ids=["demo", "media", "hostile", "switch", "hostile-switch"],
 )
 def test_every_label_has_a_value_of_a_fixed_set(said: Callable[[], Figures]) -> None:
     for family in families(said()).values():

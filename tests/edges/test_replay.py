@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.edges import replay
-from sipsidecar.edges.replay import Replay, ReplayError
+from sipsidecar.edges.replay import Replay, ReplayError, Switch
 from sipsidecar.pipeline import Output, Pipeline, Stored
-from sipsidecar.wire import hep, pcap
+from sipsidecar.wire import esl, hep, pcap
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 KAMAILIO = CORPUS / "kamailio"
@@ -44,7 +47,13 @@ class Replayed:
         self.replay = Replay(paths, self.pipeline, keep=self.kept.extend)
         self.records: dict[tuple[object, ...], Output] = {}
         for record in self.replay:
-            if isinstance(record, Retraction):
+            if isinstance(record, Unjoined):
+                self.records.pop((ConversationRecord, record.conversation), None)
+            elif isinstance(record, LegRecord):
+                self.records[LegRecord, record.uuid] = record
+            elif isinstance(record, ConversationRecord):
+                self.records[ConversationRecord, record.conversation] = record
+            elif isinstance(record, Retraction):
                 kind: type = CallRecord if record.branch is None else AttemptRecord
                 self.records.pop((kind, record.call_id, record.from_tag, record.branch), None)
             else:
@@ -527,7 +536,8 @@ def test_a_file_that_is_no_capture_is_refused_in_one_line(tmp_path: Path, conten
     with pytest.raises(ReplayError) as caught:
         Replayed(path)
     assert str(caught.value) == (
-        f"{path}: not a pcap or pcapng file; write one with tcpdump -w or Wireshark"
+        f"{path}: not a pcap or pcapng file, nor a transcript of a FreeSWITCH's event socket; "
+        "write one with tcpdump -w or Wireshark"
     )
 
 
@@ -584,3 +594,195 @@ def test_progress_is_told_in_bytes_of_all_files() -> None:
     assert {one[1] for one in told} == {total}
     assert [one[0] for one in told] == sorted(one[0] for one in told)
     assert told[-1][0] <= total
+
+
+# ---------------------------------------------------------------------- transcripts of a FreeSWITCH
+
+
+class Heard(Pipeline):
+    """A pipeline that remembers in which order it was told what, and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, str, float, int]] = []
+
+    def receive_event(self, switch: str, event: esl.Event, now: float, received_at: int) -> None:
+        self.told.append((switch, event.event_name, now, received_at))
+
+    def receive(self, datagram: bytes, now: float, received_at: int, peer: str) -> None:
+        self.told.append(("", "packet", now, received_at))
+
+
+def heard_of(*paths: Path) -> tuple[Replay, Heard]:
+    heard = Heard()
+    run = Replay(paths, heard)
+    for _ in run:
+        pass
+    return run, heard
+
+
+def frame(**headers: object) -> bytes:
+    """One plain event."""
+    body = "".join(f"{name.replace('_', '-')}: {value}\n" for name, value in headers.items())
+    content = body.encode() + b"\n"
+    return b"Content-Length: %d\nContent-Type: text/event-plain\n\n" % len(content) + content
+
+
+def event(at: int | None, name: str = "CHANNEL_ANSWER", **headers: object) -> bytes:
+    stamp = {} if at is None else {"Event_Date_Timestamp": at}
+    return frame(Event_Name=name, **stamp, **{"FreeSWITCH_Switchname": "fs1"} | headers)
+
+
+SECOND = 1_000_000
+EPOCH = 1_795_000_000 * SECOND
+
+
+def test_a_transcript_is_read_whatever_its_name_and_its_replies_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes((FREESWITCH / "28-api-bgapi-exit.esl").read_bytes())
+    run, heard = heard_of(path)
+    assert [name for _, name, _, _ in heard.told] == ["BACKGROUND_JOB"]
+    assert (run.events, run.packets, run.truncated, run.broken) == (1, 0, [], [])
+
+
+def test_events_and_packets_come_in_the_order_of_their_times(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.esl", tmp_path / "2.esl"
+    first.write_bytes(event(EPOCH + 30) + event(EPOCH + 10) + event(EPOCH + SECOND))
+    second.write_bytes(event(EPOCH + 20, FreeSWITCH_Switchname="fs2"))
+    capture = tmp_path / "c.pcap"
+    packets = [
+        pcap.udp_record(EPOCH + at, b"\x7f\0\0\1", b"\x7f\0\0\1", 1, 2, b"HEP3 and so on")
+        for at in (5, 25, 2 * SECOND)
+    ]
+    capture.write_bytes(pcap.file_header() + b"".join(packets))
+    _, heard = heard_of(first, capture, second)
+    assert [(switch, at - EPOCH) for switch, _, _, at in heard.told] == [
+        ("", 5), ("fs1", 10), ("fs2", 20), ("", 25), ("fs1", 30), ("fs1", SECOND), ("", 2 * SECOND),
+    ]  # fmt: skip
+    assert all(now == at / SECOND for _, _, now, at in heard.told)
+
+
+def test_an_event_without_a_time_or_name_has_those_of_the_one_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.esl"
+    odd = ("-5", "1e9", "\uff19", "1" * 17, "")
+    path.write_bytes(
+        event(None)
+        + event(EPOCH)
+        + b"".join(frame(Event_Name="X", Event_Date_Timestamp=text) for text in odd)
+        + event(EPOCH + 9, FreeSWITCH_Switchname="fs2")
+    )
+    _, heard = heard_of(path)
+    assert [(switch, at - EPOCH) for switch, _, _, at in heard.told] == [
+        ("fs1", 0), ("fs1", 0), *[("fs1", 0)] * 5, ("fs2", 9),
+    ]  # fmt: skip
+
+
+def test_events_that_never_had_a_time_are_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "REORDER_EVENTS", 3)
+    path = tmp_path / "a.esl"
+    path.write_bytes(frame(Event_Name="X", Core_UUID="c1") * 10)
+    _, heard = heard_of(path)
+    assert heard.told == [("c1", "X", 0.0, 0)] * 10
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_a_transcript_is_read_alike_in_pieces_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    path = FREESWITCH / "21-register-unregister.esl"
+    _, whole = heard_of(path)
+    monkeypatch.setattr(replay, "CHUNK", chunk)
+    _, pieces = heard_of(path)
+    assert whole.told == pieces.told != []
+
+
+def test_a_transcript_that_was_cut_is_read_up_to_there_and_said_to_be_cut(tmp_path: Path) -> None:
+    path = tmp_path / "cut.esl"
+    path.write_bytes(event(EPOCH) + event(EPOCH + 1)[:-5])
+    run, heard = heard_of(path)
+    assert len(heard.told) == 1
+    assert (run.truncated, run.broken) == ([str(path)], [])
+
+
+@pytest.mark.parametrize("rest", [b"Content-Length: x\n\n", b"x" * 200_000])
+def test_a_transcript_with_garbage_in_it_is_read_up_to_there_and_said_to_be_damaged(
+    tmp_path: Path, rest: bytes
+) -> None:
+    path = tmp_path / "bad.esl"
+    path.write_bytes(event(EPOCH) + rest + event(EPOCH + 1))
+    run, heard = heard_of(path)
+    assert len(heard.told) == 1
+    assert (run.truncated, run.broken) == ([], [str(path)])
+
+
+def test_frames_that_are_left_out_are_counted_by_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.esl"
+    path.write_bytes(frame(No_Name=1) + event(EPOCH) + frame(No_Name=1))
+    run, heard = heard_of(path)
+    assert len(heard.told) == run.events == 1
+    assert run.events_refused == {"event-name": 2}
+
+
+def test_a_switch_is_known_by_what_its_transcripts_say_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.esl"
+    beat = {
+        "Core_UUID": "c1", "FreeSWITCH_Version": "1.11.2", "Session_Count": 3, "Max_Sessions": 1000,
+        "Session_Per_Sec": 28, "Session_Per_Sec_Last": 2, "Idle_CPU": "88.5", "Uptime_msec": 5000,
+        "Session_Since_Startup": 40, "Session_Peak_Max": 9,
+    }  # fmt: skip
+    path.write_bytes(
+        event(EPOCH, "HEARTBEAT", **beat)
+        + event(EPOCH + 1, "HEARTBEAT", **beat | {"Session_Count": 1, "Idle_CPU": "lots"})
+        + event(EPOCH + 2, "CHANNEL_CREATE", Unique_ID="u1", Core_UUID="c2")
+        + event(EPOCH + 3, "CHANNEL_DESTROY", Unique_ID="u1", Core_UUID="c2")
+        + event(EPOCH + 4, FreeSWITCH_Switchname="fs2")
+    )
+    run, _ = heard_of(path)
+    assert list(run.switches.values()) == [
+        Switch(
+            switch="fs1", core_uuid="c2", version="1.11.2", restarts=1, events=4,
+            first_event_at=EPOCH, last_event_at=EPOCH + 3, heartbeats=2, heartbeat_at=EPOCH + 1,
+            sessions=1, max_sessions=1000, sessions_per_second=2, sessions_per_second_left=28,
+            idle_cpu=None, uptime_ms=5000, sessions_since_startup=40, sessions_peak=9,
+            sessions_seen=3,
+        ),
+        Switch(switch="fs2", events=1, first_event_at=EPOCH + 4, last_event_at=EPOCH + 4),
+    ]  # fmt: skip
+
+
+def test_legs_that_live_at_once_are_sessions_even_without_a_heartbeat(tmp_path: Path) -> None:
+    path = tmp_path / "a.esl"
+    path.write_bytes(
+        b"".join(event(EPOCH + n, "CHANNEL_CREATE", Unique_ID=f"u{n}") for n in range(3))
+        + event(EPOCH + 5, "CHANNEL_DESTROY", Unique_ID="u1")
+        + event(EPOCH + 6, "CHANNEL_CREATE", Unique_ID="u0")
+    )
+    run, _ = heard_of(path)
+    assert run.switches["fs1"].sessions_seen == 3
+
+
+def test_names_of_switches_beyond_the_cap_are_not_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "MAX_SWITCHES", 2)
+    path = tmp_path / "a.esl"
+    path.write_bytes(b"".join(event(EPOCH, FreeSWITCH_Switchname=f"fs{n}") for n in range(5)))
+    run, heard = heard_of(path)
+    assert list(run.switches) == ["fs0", "fs1"]
+    assert run.events == len(heard.told) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "legs", "joined"),
+    [("01-answered-caller-bye", 1, 1), ("10-bridged-a-bye-ALL", 2, 1), ("20-bridged-json", 2, 1),
+     ("21-register-unregister", 0, 0), ("24-hostile-headers", 3, 3)],
+)  # fmt: skip
+def test_a_transcript_alone_gives_its_legs_and_conversations(
+    name: str, legs: int, joined: int
+) -> None:
+    replayed = Replayed(FREESWITCH / f"{name}.esl")
+    kinds = Counter(type(record) for record in replayed.records.values())
+    assert (kinds[LegRecord], kinds[ConversationRecord]) == (legs, joined)
+    assert replayed.pipeline.next_timer() is None

@@ -1,6 +1,6 @@
 """Figures to Prometheus text and OpenMetrics; the only importer of prometheus_client."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -17,12 +17,15 @@ from sipsidecar.batch import LOSSES
 from sipsidecar.calls.findings import KINDS
 from sipsidecar.pipeline import REFUSED_KINDS
 from sipsidecar.signals.snapshot import (
+    GATEWAY_STATES,
     REPORTS,
+    SWITCH_CAPS,
     UNRATED,
     AgentFigures,
     Figures,
     Histogram,
     Snapshot,
+    SwitchFigures,
 )
 from sipsidecar.wire import hep
 
@@ -33,6 +36,8 @@ _NO_DROPS = dict.fromkeys(LOSSES, 0)
 _NO_FINDINGS = dict.fromkeys(KINDS, 0)
 _NO_REPORTS = dict.fromkeys(REPORTS, 0)
 _NONE_UNRATED = dict.fromkeys(UNRATED, 0)
+_NO_GATEWAYS = dict.fromkeys(GATEWAY_STATES, 0)
+_NO_CAPS = dict.fromkeys(SWITCH_CAPS, 0)
 
 
 class FiguresCollector(Collector):
@@ -223,6 +228,8 @@ class FiguresCollector(Collector):
         yield _counter("orphans", "Messages' remains that were no call", pipeline.orphans)
         yield _counter("revisions", "Records that late facts changed", pipeline.revisions)
         yield from _agents(pipeline.agents, figures.agent_names)
+        if figures.switches:
+            yield from _switches(figures.switches)
 
 
 def _media(pipeline: Snapshot) -> Iterator[Metric]:
@@ -276,6 +283,79 @@ def _agents(agents: Iterable[AgentFigures], names: Mapping[int, str]) -> Iterato
         for name, value in sorted(values.items()):
             family.add_metric((name,), value)
         yield family
+
+
+_SWITCH_GAUGES: tuple[tuple[str, str, Callable[[SwitchFigures], float | None]], ...] = (
+    (
+        "up",
+        "1 while connected to the switch and HEARTBEATs come",
+        lambda one: one.trouble not in {"away", "silent"} if one.configured else None,
+    ),
+    ("sessions", "Legs at the last HEARTBEAT", lambda one: one.sessions),
+    ("sessions_max", "Legs that the switch takes", lambda one: one.max_sessions),
+    (
+        "sessions_per_second",
+        "New legs in the second before the last HEARTBEAT",
+        lambda one: one.sessions_per_second,
+    ),
+    (
+        "sessions_per_second_limit",
+        "New legs that the switch takes in a second",
+        lambda one: one.sessions_per_second_limit,
+    ),
+    ("idle_cpu_ratio", "Share of the switch's CPU that is idle", lambda one: one.idle_cpu),
+    (
+        "live_legs",
+        "Legs now: HEARTBEAT's and what began and ended since",
+        lambda one: one.live_legs,
+    ),
+    (
+        "heartbeat_age_seconds",
+        "Time since the last HEARTBEAT",
+        lambda one: one.heartbeat_age_seconds,
+    ),
+    ("lag_seconds", "Least age of an event at its arrival, lately", lambda one: one.lag_seconds),
+    ("registrations", "Users whose registration is not over", lambda one: one.registrations),
+    (
+        "registrations_approximate",
+        "1 while there are more registrations than can be known",
+        lambda one: one.registrations_approximate,
+    ),
+)
+_SWITCH_COUNTERS: tuple[tuple[str, str, Callable[[SwitchFigures], int]], ...] = (
+    ("events", "Events of the switch", lambda one: one.events),
+    ("refused", "Frames of the switch that were no event or reply", lambda one: one.refused),
+    ("reconnects", "Connections to the switch after the first", lambda one: one.reconnects),
+    ("restarts", "Times the switch began anew", lambda one: one.restarts),
+    ("drift", "Legs by which live counts were corrected", lambda one: one.drift),
+)
+
+
+def _switches(switches: Sequence[SwitchFigures]) -> Iterator[Metric]:
+    """Per FreeSWITCH, by configured name; what one does not say is not shown."""
+    for name, text, gauge in _SWITCH_GAUGES:
+        shown = {one.name: value for one in switches if (value := gauge(one)) is not None}
+        yield _labelled_gauge(f"freeswitch_{name}", text, "switch", shown)
+    for name, text, counter in _SWITCH_COUNTERS:
+        counts = {one.name: counter(one) for one in switches}
+        yield _labelled(f"freeswitch_{name}", text, "switch", counts)
+    # Gateways have names of their own, which come over the wire.
+    gateways = GaugeMetricFamily(
+        "sipsidecar_freeswitch_gateways",
+        "Gateways that changed their state, by the newest",
+        labels=("switch", "state"),
+    )
+    limits = CounterMetricFamily(
+        "sipsidecar_freeswitch_limits", "What the caps refused", labels=("switch", "cap")
+    )
+    for one in switches:
+        for family, values in (
+            (gateways, _NO_GATEWAYS | one.gateways),
+            (limits, _NO_CAPS | one.limits),
+        ):
+            for key, value in sorted(values.items()):
+                family.add_metric((one.name, key), value)
+    yield from (gateways, limits)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

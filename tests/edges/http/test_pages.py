@@ -21,7 +21,7 @@ async def served() -> AsyncIterator[Served]:
 async def test_the_first_page_names_all_others_and_they_are_there(served: Served) -> None:
     status, pages = await served.get("/")
     assert status == 200
-    assert len(pages) == 6
+    assert len(pages) == 7
     for path in pages:
         assert (await served.ask(path)).status == 200, path
 
@@ -115,6 +115,14 @@ async def test_agents_are_shown_with_their_configured_name_or_none(served: Serve
     assert said[0]["clock_skew_seconds"] == -0.25
     assert said[1]["node_name"] == 'evil"\n\x1b[31m<script>'
     assert b"\x1b" not in reply.body
+
+
+async def test_switches_are_those_that_the_sidecar_knows_and_none_without_any() -> None:
+    said = [{"name": "fs1", "connected": True, "idle_cpu": 0.93}, {"name": "fs2", "error": "\x1b"}]
+    async with serving(switches=lambda: said) as served:
+        assert await served.get("/v1/switches") == (200, said)
+    async with serving() as served:
+        assert await served.get("/v1/switches") == (200, [])
 
 
 async def test_live_calls_are_counted_and_listed_up_to_the_limit(served: Served) -> None:

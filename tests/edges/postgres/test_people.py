@@ -12,8 +12,10 @@ from stored import (
     NOON,
     attempt,
     call_row,
+    conversation_row,
     count,
     interval_row,
+    leg_row,
     media_row,
     message,
     settings_of,
@@ -21,8 +23,8 @@ from stored import (
     store,
 )
 
-TABLES = (*people.TABLES, "quarantine")
-ALL_ROWS = [7, 3, 4, 8, 2, 7, 4]
+TABLES = (*people.TABLES, *people.JOINED_TABLES, "quarantine")
+ALL_ROWS = [7, 3, 4, 8, 2, 7, 0, 0, 4]
 
 
 def quarantined(payload: bytes, sequence: int = 0, received_at: int = NOON) -> bytes:
@@ -91,7 +93,7 @@ async def test_a_person_is_found_as_caller_callee_target_and_registered(people_c
     assert sorted(found.call_ids) == names
     assert found.rows == {
         "calls": 5, "attempts": 2, "media": 2, "quality_intervals": 4, "registrations": 1,
-        "messages": 5, "quarantine": 2,
+        "messages": 5, "legs": 0, "conversations": 0, "quarantine": 2,
     }  # fmt: skip
     assert {key[2] for key in found.quarantined} == {1, 2}
     assert [await count(people_calls, table) for table in TABLES] == ALL_ROWS
@@ -131,7 +133,9 @@ async def test_what_was_found_is_deleted_and_nothing_else(
     gone = await forgotten(people_calls, ["alice"], found)
     assert len(gone) == 3 + 1
     assert {t: sum(some.get(t, 0) for some in gone) for t in TABLES} == found.rows
-    assert [await count(people_calls, table) for table in TABLES] == [2, 1, 2, 4, 1, 2, 2]
+    assert [await count(people_calls, table) for table in TABLES] == [
+        2, 1, 2, 4, 1, 2, 0, 0, 2,
+    ]  # fmt: skip
     async with sql(people_calls) as connection:
         left = await connection.fetch("SELECT call_id FROM calls ORDER BY 1")
         assert [row["call_id"] for row in left] == ["bob@pbx", "case@pbx"]
@@ -155,6 +159,59 @@ async def test_rows_of_one_call_go_together_or_not_at_all(people_calls: str) -> 
     assert [await count(people_calls, table) for table in TABLES] == ALL_ROWS
 
 
+def joined(name: str, *legs: tuple[str, str, dict[str, Any]]) -> tuple[list[bytes], bytes]:
+    """The rows of a conversation."""
+    some = [leg_row(uuid, call_id, conversation=name, **more) for uuid, call_id, more in legs]
+    call_ids = tuple(call_id for _, call_id, _ in legs if call_id)
+    return some, conversation_row(name, call_ids=call_ids, legs=tuple(uuid for uuid, _, _ in legs))
+
+
+async def test_what_a_freeswitch_joined_with_a_persons_call_goes_with_it(database: str) -> None:
+    conversations = [
+        joined("u1", ("u1", "sip@a", {}), ("u2", "b@fs1", {}), ("u3", "", {})),  # by SIP
+        joined("v1", ("v1", "b@fs1", {}), ("v2", "c@fs2", {})),  # the next FreeSWITCH
+        joined("w1", ("w1", "", {"caller": "alice"}), ("w2", "", {})),  # by ESL alone
+        joined("x1", ("x1", "x@a", {"destination": "alice"})),
+        joined("y1", ("y1", "y@a", {"caller": "alice2"}), ("y2", "", {})),
+    ]
+    async with store(database) as opened:
+        await opened.write(
+            1,
+            {
+                "calls": [call_row("sip@a", from_user="alice"), call_row("c@fs2"), call_row("y@a")],
+                "messages": [
+                    message(name, n) for n, name in enumerate(("b@fs1", "x@a", "y@a", ""))
+                ],
+                "legs": [row for some, _ in conversations for row in some],
+                "conversations": [
+                    *(row for _, row in conversations),
+                    conversation_row("legless", call_ids=("sip@a",)),
+                ],
+            },
+        )
+    found = await find_person(settings_of(database), ["alice"])
+    assert found.call_ids == ("b@fs1", "c@fs2", "sip@a", "x@a")
+    assert found.conversations == ("legless", "u1", "v1", "w1", "x1")
+    gone = await forgotten(database, ["alice"], found)
+    assert {t: n for t in TABLES if (n := sum(some.get(t, 0) for some in gone))} == {
+        "calls": 2, "messages": 2, "legs": 8, "conversations": 5,
+    }  # fmt: skip
+    assert {t: n for t, n in found.rows.items() if n} == {
+        "calls": 2, "messages": 2, "legs": 8, "conversations": 5,
+    }  # fmt: skip
+    async with sql(database) as connection:
+        left = await connection.fetch("SELECT uuid FROM legs ORDER BY 1")
+    assert [row["uuid"] for row in left] == ["y1", "y2"]
+    assert await count(database, "messages") == 2
+
+
+async def test_legs_that_came_before_the_time_given_are_not_looked_at(database: str) -> None:
+    async with store(database) as opened:
+        await opened.write(1, {"legs": [leg_row("u1", caller="alice")]})
+    found = await find_person(settings_of(database), ["alice"], NOON + 1)
+    assert (found.conversations, set(found.rows.values())) == ((), {0})
+
+
 async def test_messages_without_a_call_belong_to_nobody(database: str) -> None:
     async with store(database) as opened:
         tables = {"calls": [call_row("", from_user="alice")], "messages": [message("")]}
@@ -165,7 +222,7 @@ async def test_messages_without_a_call_belong_to_nobody(database: str) -> None:
 
 
 def test_every_table_with_call_ids_is_forgotten() -> None:
-    assert set(people.TABLES) == {
+    assert {*people.TABLES, *people.JOINED_TABLES} == {
         table for table, columns in rows.TABLES.items() if "call_id" in columns
     } - {"pings"}  # an OPTIONS has no person in it
 

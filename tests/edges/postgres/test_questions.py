@@ -16,7 +16,11 @@ from stored import (
     attempt,
     call,
     call_row,
+    conversation,
+    conversation_row,
     interval_row,
+    leg,
+    leg_row,
     media,
     media_row,
     message,
@@ -168,6 +172,63 @@ async def test_intervals_of_a_call_come_by_time(database: str) -> None:
     assert len(await questions.find_intervals(database, "a", limit=2)) == 2
 
 
+@pytest.fixture
+async def joined(database: str) -> str:
+    """Two conversations of two legs, one of which has no Call-ID, and a leg that nobody joined."""
+    legs = [
+        leg_row("u2", "b@fs", conversation="u1", created_at=NOON + 5),
+        leg_row("u1", "a@pbx", conversation="u1"),
+        leg_row("v1", "b@fs", conversation="v1"),
+        leg_row("v2", "", conversation="v1"),
+        leg_row("w1", ""),
+    ]
+    some = [
+        conversation_row("u1", call_ids=("a@pbx", "b@fs"), legs=("u1", "u2")),
+        conversation_row("v1", call_ids=("b@fs",), started_at=NOON + 1),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"legs": legs, "conversations": some})
+    return database
+
+
+async def test_legs_are_found_by_their_call_id_or_conversation_in_the_order_they_were_made(
+    joined: str,
+) -> None:
+    async def found(**asked: Any) -> list[str]:
+        return [row["uuid"] for row in await questions.find_legs(joined, **asked)]
+
+    assert await found(conversation="u1") == ["u1", "u2"]
+    assert await found(call_id="b@fs") == ["v1", "u2"]
+    assert await found(call_id="b@fs", conversation="u1") == ["u2"]
+    assert await found(call_id="") == await found() == []
+    assert await found(conversation="u1", limit=1) == ["u1"]
+    (one,) = await questions.find_legs(joined, call_id="a@pbx")
+    assert one == as_stored(leg("u1", "a@pbx", conversation="u1")) | {"node_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("a@pbx", "u1"), ("b@fs", "v1 u1"), ("u2", "u1"), ("u1", "u1"), ("v2", "v1"), ("", ""),
+     ("w1", ""), ("nobody", "")],
+)  # fmt: skip
+async def test_a_conversation_is_found_by_any_of_its_legs_and_by_its_name(
+    joined: str, text: str, names: str
+) -> None:
+    found = await questions.find_conversation(joined, text)
+    assert [row["conversation"] for row in found] == names.split()
+
+
+async def test_a_found_conversation_has_the_fields_of_its_record(joined: str) -> None:
+    (one,) = await questions.find_conversation(joined, "u2")
+    record = conversation("u1", call_ids=("a@pbx", "b@fs"), legs=("u1", "u2"))
+    assert one == as_stored(record) | {"node_id": 1}
+
+
+async def test_a_call_that_must_be_that_one_is_not_looked_for_by_a_part(asked: str) -> None:
+    assert await questions.find_call(asked, "one", since_us=NOON - DAY, exact=True) == []
+    assert len(await questions.find_call(asked, "one@pbx", exact=True)) == 1
+
+
 async def test_tables_of_an_earlier_version_are_said_to_be_so(database: str) -> None:
     async with sql(database) as connection:
         await connection.execute("ALTER TABLE calls DROP COLUMN findings CASCADE")
@@ -191,6 +252,11 @@ async def test_what_belongs_to_a_call_is_found_through_an_index(database: str) -
                 for i in range(1000)
             ]
             heard = [media_row(f"{i}@pbx", received_at=at) for i in range(1000)]
+            legs = [
+                leg_row(f"u{i}", f"{i}@pbx", received_at=at, conversation=f"c{i}")
+                for i in range(1000)
+            ]
+            some = [conversation_row(f"c{i}", received_at=at) for i in range(1000)]
             over_time = [interval_row(f"{i}@pbx", received_at=at) for i in range(1000)]
             await opened.write(
                 n,
@@ -199,14 +265,24 @@ async def test_what_belongs_to_a_call_is_found_through_an_index(database: str) -
                     "attempts": attempts,
                     "media": heard,
                     "quality_intervals": over_time,
+                    "legs": legs,
+                    "conversations": some,
                 },
             )
-        await connection.execute("ANALYZE messages, attempts, media, quality_intervals")
+        await connection.execute(
+            "ANALYZE messages, attempts, media, quality_intervals, legs, conversations"
+        )
+        by_call_id, by_name = ("'7@pbx'", "NULL"), ("NULL", "'c7'")
         for statement in (
             questions._MESSAGES_SQL,
             questions._ATTEMPTS_SQL,
             questions._MEDIA_SQL,
             questions._INTERVALS_SQL,
+            *(
+                questions._LEGS_SQL.replace("$1", one).replace("$2", other).replace("$3", "9")
+                for one, other in (by_call_id, by_name)
+            ),
+            questions._CONVERSATION_SQL,
         ):
             ask = statement.replace("$1", "'7@pbx'").replace("$2", "100")
             (answer,) = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {ask}"))

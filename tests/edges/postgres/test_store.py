@@ -31,10 +31,14 @@ from stored import (
     bare,
     call,
     call_row,
+    conversation,
+    conversation_row,
     count,
     filled,
     interval,
     interval_row,
+    leg,
+    leg_row,
     media,
     media_row,
     message,
@@ -160,10 +164,38 @@ async def test_a_database_of_the_second_version_gets_media_and_keeps_its_calls(
         assert await connection.fetchval("SELECT call_id FROM media_recent") == "new"
 
 
+async def test_a_database_of_the_third_version_gets_legs_and_keeps_its_calls(
+    bare_database: str,
+) -> None:
+    now = time.time_ns() // 1000
+    async with sql(bare_database) as connection:
+        for version in (1, 2, 3):
+            await connection.execute(storing._migrations()[version])
+            await connection.execute("INSERT INTO sipsidecar_schema VALUES ($1)", version)
+        await connection.execute(
+            "INSERT INTO calls (call_id, from_tag, received_at, started_at, node_id) "
+            "VALUES ('before', 't', $1, $1, 1)",
+            now,
+        )
+        async with store(bare_database, retention_days={}) as opened:
+            tables = {
+                "legs": [leg_row("u1", received_at=now)],
+                "conversations": [conversation_row("u1", received_at=now, legs=("u1", "u2"))],
+            }
+            assert await opened.write(1, tables) == Written()
+            assert (await opened.maintain(now)).postponed == 0
+        assert await connection.fetchval("SELECT call_id FROM calls") == "before"
+        for table in ("legs", "conversations"):
+            in_days = await connection.fetchval(f"SELECT tableoid::regclass::text FROM {table}")  # noqa: S608
+            assert in_days.startswith(f"{table}_p")
+        (recent,) = await connection.fetch("SELECT conversation, legs FROM conversations_recent")
+        assert tuple(recent) == ("u1", 2)
+
+
 async def test_a_newer_schema_is_refused_and_both_versions_are_named(database: str) -> None:
     async with store(database), sql(database) as connection:
         await connection.execute("INSERT INTO sipsidecar_schema VALUES (999)")
-    with pytest.raises(StoreError, match=r"schema version 999, this sidecar knows version 3:"):
+    with pytest.raises(StoreError, match=r"schema version 999, this sidecar knows version 4:"):
         await Postgres(settings_of(database)).open()
 
 
@@ -172,7 +204,7 @@ async def test_two_sidecars_that_start_at_once_migrate_once(database: str) -> No
     await asyncio.gather(*(one.open() for one in both))
     for one in both:
         await one.close()
-    assert await count(database, "sipsidecar_schema") == 3
+    assert await count(database, "sipsidecar_schema") == 4
 
 
 async def test_a_database_of_another_encoding_is_refused(database: str) -> None:
@@ -945,6 +977,42 @@ async def test_media_that_proved_never_to_have_been_is_taken_back(database: str)
         assert await connection.fetchval("SELECT string_agg(stream, ' ') FROM media") == (
             "caller_to_callee"
         )
+
+
+async def test_a_later_revision_of_a_leg_replaces_it_though_its_call_id_was_not_known(
+    database: str,
+) -> None:
+    late = leg("u1", "a@b", revision=2, sip_code=200)
+    key = rows.replaced(late, 1)
+    assert key is not None
+    async with store(database) as opened, sql(database) as connection:
+        others = [leg_row("u2"), leg_row("u1", "other@b"), leg_row("u1", received_at=NOON + 1)]
+        first = [leg_row("u1"), leg_row("u1", "a@b", revision=1), *others]
+        await opened.write(1, {"legs": first})
+        await opened.write(2, {"legs": [rows.encode_leg(late, 1)]}, [key])
+        found = await connection.fetch(
+            "SELECT uuid, call_id, received_at - $1::timestamptz = interval '0', revision FROM legs "
+            "ORDER BY 1, 2, 3",
+            NOON,
+        )
+    assert [tuple(row) for row in found] == [
+        ("u1", "", False, 0), ("u1", "a@b", True, 2), ("u1", "other@b", True, 0),
+        ("u2", "", True, 0),
+    ]  # fmt: skip
+
+
+async def test_a_conversation_is_replaced_or_taken_back_by_its_name(database: str) -> None:
+    late = conversation("u1", call_ids=("a@b",), revision=1)
+    gone = [rows.replaced(late, 1), rows.Replaced("conversations", "", "", "u2", NOON, 1, 9)]
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {"conversations": [conversation_row(f"u{n}") for n in (1, 2, 3)]})
+        await opened.write(
+            2, {"conversations": [rows.encode_conversation(late, 1)]}, [key for key in gone if key]
+        )
+        found = await connection.fetch(
+            "SELECT conversation, call_id, revision FROM conversations ORDER BY 1"
+        )
+        assert [tuple(row) for row in found] == [("u1", "a@b", 1), ("u3", "", 0)]
 
 
 async def test_an_interval_that_is_said_again_is_there_once(database: str) -> None:

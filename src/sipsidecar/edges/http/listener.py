@@ -25,7 +25,7 @@ from sipsidecar.edges.http.connections import (
     Phase,
 )
 from sipsidecar.edges.http.guard import Access, Refusal, Role, refuse_forged
-from sipsidecar.edges.http.pages import Page, Pages, Reload, Render, error_response
+from sipsidecar.edges.http.pages import Page, Pages, Reload, Render, Switches, error_response
 from sipsidecar.signals.snapshot import Figures
 from sipsidecar.tables import printable
 from sipsidecar.tls import TlsError
@@ -82,7 +82,7 @@ class Line:
 class HttpServer:
     """The pages on one address.
 
-    `tls` makes the context of each new listener, and again at `reload_tls`; None is plain HTTP.
+    `switches` gives what is known of each FreeSWITCH. `tls` makes the context of each new listener, and again at `reload_tls`; None is plain HTTP.
     `reload` is what POST /v1/reload calls; what it returns is the answer, and the words of a
     ConfigError or TlsError are told to who asked. Without it there is no such page.
     """
@@ -93,6 +93,7 @@ class HttpServer:
         render_metrics: Render,
         live_calls: Callable[[int], Sequence[dict[str, Any]]],
         *,
+        switches: Switches = list,
         access: Access | None = None,
         reload: Reload | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
@@ -100,7 +101,7 @@ class HttpServer:
     ) -> None:
         self.access = access or Access()
         """Who may ask for what; a new one counts from the next request on."""
-        self._pages = Pages(figures, render_metrics, live_calls, reload).table
+        self._pages = Pages(figures, render_metrics, live_calls, reload, switches).table
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._limits = limits or Limits()

@@ -15,6 +15,7 @@ MAX_LIVE = 1000
 
 Render = Callable[[str], tuple[bytes, str]]
 Reload = Callable[[], dict[str, Any]]
+Switches = Callable[[], Sequence[dict[str, Any]]]
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -37,11 +38,13 @@ class Pages:
         render_metrics: Render,
         live_calls: Callable[[int], Sequence[dict[str, Any]]],
         reload: Reload | None,
+        switches: Switches = list,
     ) -> None:
         self._figures = figures
         self._render = render_metrics
         self._live = live_calls
         self._reload = reload
+        self._switches = switches
         nobody = Role.NOBODY
         self.table = {
             "/": Page("this list", self._index),
@@ -58,6 +61,9 @@ class Pages:
             "/v1/calls/live": Page("calls that are live now (?limit=100)", self._calls_live),
             "/v1/agents": Page(
                 "capture agents, their clock skew and when they were last seen", self._agents
+            ),
+            "/v1/switches": Page(
+                "FreeSWITCHes: connection, version, load, gateways", self._switches_now
             ),
             "/v1/ledger": Page("where every received packet went", self._ledger),
         }
@@ -113,6 +119,9 @@ class Pages:
                 for agent in figures.pipeline.agents
             ]
         )
+
+    def _switches_now(self, _: web.BaseRequest, __: Role) -> web.Response:
+        return json_response(self._switches())
 
     def _ledger(self, _: web.BaseRequest, __: Role) -> web.Response:
         figures = self._figures()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 RETENTION_DAYS = {
-    "calls": 90, "attempts": 90, "media": 90, "quality_intervals": 14, "registrations": 30,
-    "pings": 7, "messages": 7, "quarantine": 7,
+    "calls": 90, "attempts": 90, "media": 90, "quality_intervals": 14, "legs": 90,
+    "conversations": 90, "registrations": 30, "pings": 7, "messages": 7, "quarantine": 7,
 }  # fmt: skip
 
 _EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TABLES = ("calls", "attempts", "media", "quality_intervals", "registrations", "messages")
 """The tables whose rows belong to a Call-ID."""
+JOINED_TABLES = ("legs", "conversations")
+"""The tables whose rows belong to a conversation: its legs may lack a Call-ID."""
 _CALL_IDS_PER_TRANSACTION = 200
 _SECONDS = 600.0
 _PLAIN_ENOUGH = 8
@@ -36,8 +38,24 @@ WHERE aor_user = ANY($1::text[])
   AND ($2::timestamptz IS NULL OR received_at >= $2::timestamptz) AND call_id <> ''
 ORDER BY call_id
 """
-_COUNT_SQL = "SELECT count(*) FROM {table} WHERE call_id = ANY($1::text[])"
-_DELETE_SQL = "DELETE FROM {table} WHERE call_id = ANY($1::text[])"
+# What a FreeSWITCH joined is one call to people: it goes with all its legs.
+_JOINED_SQL = """
+SELECT conversation FROM legs
+WHERE (caller = ANY($1::text[]) OR destination = ANY($1::text[]))
+  AND ($3::timestamptz IS NULL OR received_at >= $3::timestamptz)
+UNION
+SELECT conversation FROM legs WHERE call_id = ANY($2::text[])
+UNION
+SELECT conversation FROM conversations WHERE call_ids && $2::text[]
+ORDER BY conversation
+"""
+_JOINED_CALL_IDS_SQL = """
+SELECT call_id FROM legs WHERE conversation = ANY($1::text[]) AND call_id <> ''
+UNION
+SELECT unnest(call_ids) AS call_id FROM conversations WHERE conversation = ANY($1::text[])
+"""
+_COUNT_SQL = "SELECT count(*) FROM {table} WHERE {column} = ANY($1::text[])"
+_DELETE_SQL = "DELETE FROM {table} WHERE {column} = ANY($1::text[])"
 _QUARANTINE_SQL = """
 SELECT received_at, node_id, sequence, payload FROM quarantine
 WHERE ($2::timestamptz IS NULL OR received_at >= $2::timestamptz)
@@ -57,9 +75,12 @@ class Person(msgspec.Struct, frozen=True):
 
     call_ids: tuple[str, ...]
     rows: dict[str, int]
-    """By table, those of all its Call-IDs; in `quarantine`, those whose payload holds the user."""
+    """By table, those of all its Call-IDs and conversations; in `quarantine`, those whose payload
+    holds the user."""
     quarantined: tuple[tuple[int, int, int], ...] = ()
     """received_at, node_id and sequence of the rows in quarantine."""
+    conversations: tuple[str, ...] = ()
+    """Those that a FreeSWITCH joined."""
 
 
 def _patient(settings: PostgresSettings) -> PostgresSettings:
@@ -93,7 +114,7 @@ async def find_person(
 ) -> Person:
     """Find everything of the calls and registrations in which one of these users is named.
 
-    Users are compared exactly, as they stand in a URI. `since_us` (received, microseconds UTC)
+    Calls that a FreeSWITCH joined with one of them are among them. Users are compared exactly, as they stand in a URI. `since_us` (received, microseconds UTC)
     limits where Call-IDs are looked for, not which rows of a Call-ID count. Raises StoreError.
     """
     with explained(settings):
@@ -101,9 +122,21 @@ async def find_person(
             session(_patient(settings), "sipsidecar forget") as connection,
             transaction(connection, "BEGIN READ ONLY"),
         ):
-            found = await connection.fetch(_FIND_SQL, _stored_users(users), since_us)
+            stored = _stored_users(users)
+            found = await connection.fetch(_FIND_SQL, stored, since_us)
             call_ids = [row["call_id"] for row in found]
+            joined: list[str] = []
+            while True:  # over a second FreeSWITCH, too, which has a leg of the same Call-ID
+                before = len(joined)
+                found = await connection.fetch(_JOINED_SQL, stored, call_ids, since_us)
+                joined = [row["conversation"] for row in found]
+                if len(joined) == before:
+                    break
+                found = await connection.fetch(_JOINED_CALL_IDS_SQL, joined)
+                call_ids = sorted({*call_ids, *(row["call_id"] for row in found)})
             rows = {table: await _count(connection, table, call_ids) for table in TABLES}
+            for table in JOINED_TABLES:
+                rows[table] = await _count(connection, table, joined, "conversation")
             wanted = _bytes_of(users)
             quarantined = [
                 (row["received_at"], row["node_id"], row["sequence"])
@@ -111,15 +144,19 @@ async def find_person(
                 if _holds(row["payload"], wanted)
             ]
     rows["quarantine"] = len(quarantined)
-    return Person(tuple(call_ids), rows, tuple(quarantined))
+    return Person(tuple(call_ids), rows, tuple(quarantined), tuple(joined))
 
 
-async def _count(connection: Connection, table: str, call_ids: list[str]) -> int:
-    count = 0
-    for start in range(0, len(call_ids), _CALL_IDS_PER_TRANSACTION):
-        some = call_ids[start : start + _CALL_IDS_PER_TRANSACTION]
-        count += await connection.fetchval(_COUNT_SQL.format(table=table), some)
-    return count
+async def _count(
+    connection: Connection, table: str, names: list[str], column: str = "call_id"
+) -> int:
+    ask = _COUNT_SQL.format(table=table, column=column)
+    return sum([await connection.fetchval(ask, some) for some in _portions(names)])
+
+
+def _portions(names: Sequence[str]) -> list[list[str]]:
+    size = _CALL_IDS_PER_TRANSACTION
+    return [list(names[start : start + size]) for start in range(0, len(names), size)]
 
 
 async def forget_person(
@@ -127,20 +164,21 @@ async def forget_person(
 ) -> AsyncIterator[dict[str, int]]:
     """Delete what was found; gives the deleted rows by table after each transaction.
 
-    All rows of a Call-ID go in one transaction. Raises StoreError; what was given before is gone.
+    All rows of a Call-ID go in one transaction, those of a conversation in another. Raises StoreError; what was given before is gone.
     """
     with explained(settings):
         async with session(_patient(settings), "sipsidecar forget") as connection:
-            for start in range(0, len(person.call_ids), _CALL_IDS_PER_TRANSACTION):
-                some = list(person.call_ids[start : start + _CALL_IDS_PER_TRANSACTION])
-                async with transaction(connection):
-                    gone = {
-                        table: _rows(
-                            await connection.execute(_DELETE_SQL.format(table=table), some)
-                        )
-                        for table in TABLES
-                    }
-                yield gone
+            for names, tables, column in (
+                (person.call_ids, TABLES, "call_id"),
+                (person.conversations, JOINED_TABLES, "conversation"),
+            ):
+                for some in _portions(names):
+                    gone = {}
+                    async with transaction(connection):
+                        for table in tables:
+                            statement = _DELETE_SQL.format(table=table, column=column)
+                            gone[table] = _rows(await connection.execute(statement, some))
+                    yield gone
             if person.quarantined:
                 keys = [list(column) for column in zip(*person.quarantined, strict=True)]
                 async with transaction(connection):

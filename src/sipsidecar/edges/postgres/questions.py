@@ -93,6 +93,19 @@ _MESSAGES_SQL = """
 SELECT * FROM messages WHERE call_id = $1
 ORDER BY coalesce(captured_at, received_at), sequence LIMIT $2
 """
+_LEGS_SQL = """
+SELECT * FROM legs
+WHERE ($1::text IS NULL OR call_id = $1) AND ($2::text IS NULL OR conversation = $2)
+ORDER BY created_at, uuid, revision LIMIT $3
+"""
+_CONVERSATION_SQL = """
+SELECT * FROM conversations WHERE conversation = ANY(ARRAY(
+    SELECT $1::text
+    UNION SELECT conversation FROM legs WHERE uuid = $1
+    UNION SELECT conversation FROM legs WHERE call_id = $1
+))
+ORDER BY started_at DESC, conversation, revision LIMIT $2
+"""
 
 
 def _calls_sql(order: str) -> str:
@@ -134,14 +147,20 @@ async def find_calls(where: Where, wanted: CallFilter) -> list[dict[str, Any]]:
 
 
 async def find_call(
-    where: Where, call_id: str, *, since_us: int | None = None, limit: int = 20
+    where: Where,
+    call_id: str,
+    *,
+    since_us: int | None = None,
+    limit: int = 20,
+    exact: bool = False,
 ) -> list[dict[str, Any]]:
     """Find the calls of a Call-ID; when there is none, those with the text in their Call-ID.
 
     The second search goes back to `since_us` (7 days); Call-IDs that begin with the text go first.
+    With `exact` there is none.
     """
     found = await _ask(where, _CALL_SQL, call_id, limit)
-    if found or not call_id:
+    if found or exact or not call_id:
         return found
     since = time.time_ns() // 1000 - 7 * DAY_US if since_us is None else since_us
     return await _ask(where, _CALL_PART_SQL, call_id, limit, since)
@@ -165,6 +184,24 @@ async def find_intervals(where: Where, call_id: str, limit: int = 10_000) -> lis
 async def find_messages(where: Where, call_id: str, limit: int = 10_000) -> list[dict[str, Any]]:
     """Find the messages of a call, in the order they were captured."""
     return await _ask(where, _MESSAGES_SQL, call_id, limit)
+
+
+async def find_legs(
+    where: Where,
+    *,
+    call_id: str | None = None,
+    conversation: str | None = None,
+    limit: int = 1000,
+) -> list[dict[str, Any]]:
+    """Find the legs of a FreeSWITCH by their Call-ID, their conversation or both, as they were made."""
+    if not call_id and not conversation:  # the legs whose Call-ID nobody knows belong to nobody
+        return []
+    return await _ask(where, _LEGS_SQL, call_id, conversation, limit)
+
+
+async def find_conversation(where: Where, text: str, limit: int = 20) -> list[dict[str, Any]]:
+    """Find the conversations of a leg by its Call-ID or UUID, or by their own name; newest first."""
+    return await _ask(where, _CONVERSATION_SQL, text, limit) if text else []
 
 
 # A Call-ID of registrations, pings or presence alone is no call: its table has no row to look for.

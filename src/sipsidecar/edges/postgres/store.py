@@ -167,6 +167,12 @@ _REPLACE = {
     "AND received_at = $4 AND node_id = $5 AND revision < $6",
     "media": "DELETE FROM media WHERE call_id = $1 AND from_tag = $2 AND stream = $3 "
     "AND received_at = $4 AND node_id = $5 AND revision < $6",
+    # A leg may have been stored before its Call-ID was known.
+    "legs": "DELETE FROM legs WHERE call_id = ANY(ARRAY[$1, '']::text[]) AND $2 = '' "
+    "AND uuid = $3 AND received_at = $4 AND node_id = $5 AND revision < $6",
+    # By its index: the Call-ID that the stored row lies under is not known.
+    "conversations": "DELETE FROM conversations WHERE $1 = '' AND $2 = '' AND conversation = $3 "
+    "AND received_at = $4 AND node_id = $5 AND revision < $6",
 }
 
 

@@ -1,0 +1,110 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from fakeswitch import FakeSwitch, Setup
+from sipsidecar.calls.events import LegRecord
+from sipsidecar.config import Config, Freeswitch
+from sipsidecar.pipeline import Output, Pipeline
+from sipsidecar.switchboard import Switchboard
+
+PASSWORD = "a password of tests"  # noqa: S105
+
+
+class Board:
+    """A switchboard of one switch, its pipeline, and what came out."""
+
+    def __init__(self, switch: FakeSwitch, passwords: dict[str, str]) -> None:
+        host, port = switch.address
+        config = Config(
+            freeswitch=Freeswitch(switches={"fs1": f"{host}:{port}"}, passwords=passwords)
+        )
+        self.switch = switch
+        self.pipeline = Pipeline(switches=("fs1",))
+        self.board = Switchboard(config, self.pipeline)
+        self.tasks = self.board.tasks()
+        self.outputs: list[Output] = []
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not true():
+                await asyncio.sleep(0.01)
+                now = asyncio.get_running_loop().time()
+                while (due := self.pipeline.next_timer()) is not None and due <= now + 10:
+                    self.pipeline.handle_timer(due)
+                    if self.pipeline.next_timer() == due:
+                        break
+                self.outputs += self.pipeline.records()
+
+    @property
+    def connected(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self.board.figures(now)[0].connected_seconds is not None
+
+    def legs(self) -> list[LegRecord]:
+        return [one for one in self.outputs if isinstance(one, LegRecord)]
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def board(request: pytest.FixtureRequest) -> AsyncIterator[Board]:
+    passwords = getattr(request, "param", {"fs1": PASSWORD})
+    async with FakeSwitch(Setup(password=PASSWORD)) as switch:
+        board = Board(switch, passwords)
+        try:
+            yield board
+        finally:
+            await board.stop()
+
+
+@pytest.mark.parametrize(
+    "board", [{"fs1": PASSWORD}, {"*": PASSWORD}], indirect=True, ids=["own", "of all"]
+)
+async def test_events_of_a_configured_switch_become_legs_under_its_name(board: Board) -> None:
+    await board.until(lambda: board.connected)
+    board.switch.call("a_bye")
+    await board.until(lambda: len(board.legs()) == 2)
+    assert {leg.switch for leg in board.legs()} == {"fs1"}
+    assert {leg.answered for leg in board.legs()} == {True}
+    (page,) = board.board.page()
+    assert (page["name"], page["connected"], page["error"]) == ("fs1", True, None)
+    assert page["events"] >= 10
+
+
+async def test_a_heartbeat_is_shown_with_the_state_of_the_connection(board: Board) -> None:
+    await board.until(lambda: board.connected)
+    board.switch.beat()
+    now = asyncio.get_running_loop().time()
+    await board.until(lambda: board.board.figures(now)[0].sessions is not None)
+    (figures,) = board.board.figures(now)
+    assert (figures.sessions, figures.max_sessions, figures.trouble) == (0, 1000, None)
+
+
+async def test_legs_that_a_restart_ended_leave_and_say_so(board: Board) -> None:
+    await board.until(lambda: board.connected)
+    board.switch.call("a_bye", ends=False)
+    await board.until(lambda: board.pipeline.bridging.legs.live("fs1") == 2)
+    await board.switch.restart(kill=True)
+    await board.until(lambda: board.board.page()[0]["reconnects"] == 1 and board.connected)
+    board.switch.beat()
+    await board.until(lambda: len(board.legs()) == 2)
+    assert {leg.ended_at for leg in board.legs()} == {None}
+    assert all("end_unseen" in leg.flags for leg in board.legs())
+
+
+@pytest.mark.parametrize("board", [{"fs1": "another"}], indirect=True)
+async def test_a_wrong_password_is_told_on_the_page_and_never_shown(board: Board) -> None:
+    await board.until(lambda: board.board.page()[0]["error"] is not None)
+    (page,) = board.board.page()
+    assert not page["connected"]
+    assert "another" not in str(page)
+
+
+async def test_a_configuration_without_switches_connects_to_none() -> None:
+    board = Switchboard(Config(), Pipeline())
+    assert (board.tasks(), board.page(), board.figures(0.0)) == ([], [], ())
