@@ -11,6 +11,8 @@ from sipsidecar import rows
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     QualityInterval,
@@ -33,6 +35,8 @@ KINDS: dict[str, tuple[type[msgspec.Struct], Callable[[Any, int], bytes]]] = {
     "attempts": (AttemptRecord, rows.encode_attempt),
     "media": (MediaRecord, rows.encode_media),
     "quality_intervals": (QualityInterval, rows.encode_interval),
+    "legs": (LegRecord, rows.encode_leg),
+    "conversations": (ConversationRecord, rows.encode_conversation),
     "registrations": (RegistrationRecord, rows.encode_registration),
     "pings": (PingRecord, rows.encode_ping),
 }
@@ -132,6 +136,29 @@ def interval_row(call_id: str, at: int = NOON, **changes: Any) -> bytes:
     return rows.encode_interval(interval(call_id, at, **changes), 1)
 
 
+def leg(uuid: str, call_id: str = "", **changes: Any) -> LegRecord:
+    values: dict[str, Any] = {
+        "switch": "fs1",
+        "conversation": uuid,
+        "received_at": NOON,
+        "created_at": NOON,
+    }
+    return LegRecord(uuid=uuid, call_id=call_id, **(values | changes))
+
+
+def leg_row(uuid: str, call_id: str = "", **changes: Any) -> bytes:
+    return rows.encode_leg(leg(uuid, call_id, **changes), 1)
+
+
+def conversation(name: str, **changes: Any) -> ConversationRecord:
+    values: dict[str, Any] = {"switch": "fs1", "received_at": NOON, "started_at": NOON}
+    return ConversationRecord(conversation=name, **(values | changes))
+
+
+def conversation_row(name: str, **changes: Any) -> bytes:
+    return rows.encode_conversation(conversation(name, **changes), 1)
+
+
 def filled(kind: type[msgspec.Struct]) -> Any:
     def value(number: int, name: str, annotation: Any) -> Any:
         if name == "at" or name.endswith("_at"):
@@ -164,6 +191,8 @@ def bare(kind: type[msgspec.Struct]) -> Any:
 
 def as_stored(record: msgspec.Struct) -> dict[str, Any]:
     values = msgspec.structs.asdict(record)
+    if isinstance(record, ConversationRecord):
+        values["call_id"] = record.call_ids[0] if record.call_ids else ""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 

@@ -5,9 +5,11 @@ import pytest
 from sipsidecar import demo, rows
 from sipsidecar.batch import Waiting
 from sipsidecar.calls.events import MediaRecord, QualityInterval
+from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.keeping import RowMaker
 from sipsidecar.pipeline import Pipeline, Stored
+from stored import NOON, conversation, leg
 
 NOW = 1_795_000_000_000_000
 
@@ -82,7 +84,9 @@ def test_every_record_of_a_pipeline_becomes_a_row_of_its_table(node: int) -> Non
     outputs = pipeline.records()
     RowMaker(kept, node, messages=True).add(outputs, now)
     found = taken(kept)
-    assert set(found) == {"calls", "attempts", "registrations", "pings"}
+    assert set(found) == {
+        "calls", "attempts", "media", "quality_intervals", "registrations", "pings",
+    }  # fmt: skip
     assert sum(map(len, found.values())) == len(outputs)
     assert all(row.endswith(node.to_bytes(4, "big")) for row in found["calls"])
 
@@ -120,6 +124,24 @@ def test_media_and_its_intervals_become_rows_that_account_for_no_packet() -> Non
         "media": [rows.encode_media(media(), 3)],
         "quality_intervals": [rows.encode_interval(INTERVAL, 3)],
     }
+
+
+def test_legs_and_conversations_become_rows_and_later_ones_replace_them() -> None:
+    kept = waiting()
+    maker = RowMaker(kept, 3, messages=True)
+    maker.add([leg("u1"), conversation("u1"), leg("u1", "a@b", revision=1)], 0.0)
+    maker.add([conversation("u1", revision=1)], 0.0)
+    maker.add([Unjoined("u2", NOON, 4)], 0.0)
+    batch = kept.take()
+    assert batch is not None
+    assert {table: len(found) for table, found in batch.tables.items()} == {
+        "legs": 2, "conversations": 2,
+    }  # fmt: skip
+    assert sorted(batch.replaced) == [
+        rows.Replaced("conversations", "", "", "u1", NOON, 3, 1),
+        rows.Replaced("conversations", "", "", "u2", NOON, 3, 4),
+        rows.Replaced("legs", "a@b", "", "u1", NOON, 3, 1),
+    ]
 
 
 def test_intervals_that_are_not_wanted_become_no_rows() -> None:

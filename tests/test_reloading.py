@@ -36,6 +36,9 @@ def other(key: str, default: object) -> object:
         "hep.listen": "127.0.0.1:1",
         "hep.allow": ["192.0.2.0/24"],
         "hep.keys": {"1": SECRET},
+        "freeswitch.switches": {"fs1": "127.0.0.1:8021"},
+        "freeswitch.users": {"fs1": "sidecar@default"},
+        "freeswitch.passwords": {"fs1": SECRET},
         "hep.local_addresses": ["192.0.2.1"],
         "hep.agents": {"edge": 1},
         "http.listen": "127.0.0.1:1",
@@ -95,6 +98,7 @@ def test_the_words_never_show_a_secret(tmp_path: Path) -> None:
         http__read_tokens=[SECRET],
         http__operate_tokens=[SECRET],
         database__password=SECRET,
+        freeswitch__passwords={"*": SECRET},
         privacy__key=SECRET,
     )
     plan = changes(Config(), new)

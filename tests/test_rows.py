@@ -11,6 +11,8 @@ from sipsidecar import rows
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     QualityInterval,
@@ -26,6 +28,7 @@ ENCODERS: list[tuple[str, type[msgspec.Struct], Any]] = [
     ("attempts", AttemptRecord, rows.encode_attempt),
     ("media", MediaRecord, rows.encode_media),
     ("quality_intervals", QualityInterval, rows.encode_interval),
+    ("legs", LegRecord, rows.encode_leg),
     ("registrations", RegistrationRecord, rows.encode_registration),
     ("pings", PingRecord, rows.encode_ping),
 ]
@@ -208,6 +211,61 @@ def test_a_record_table_has_a_column_per_field_and_the_node(
     assert rows.TABLES[table] == (*kind.__struct_fields__, "node_id")
 
 
+def test_a_conversation_has_a_column_for_the_call_id_that_it_is_distributed_by() -> None:
+    names = ConversationRecord.__struct_fields__
+    assert rows.TABLES["conversations"] == (*names, "call_id", "node_id")
+
+
+def leg(**changes: Any) -> LegRecord:
+    values: dict[str, Any] = {"switch": "fs1", "received_at": STAMP, "created_at": STAMP}
+    return LegRecord(**({"uuid": "u1", "conversation": "u0"} | values | changes))
+
+
+def conversation(**changes: Any) -> ConversationRecord:
+    values: dict[str, Any] = {"switch": "fs1", "received_at": STAMP, "started_at": STAMP}
+    return ConversationRecord(**({"conversation": "u0"} | values | changes))
+
+
+def test_fields_of_a_leg_are_encoded_by_their_types() -> None:
+    record = leg(
+        call_id="a@b", sip_code=486, q850=17, packets_in=2**40, packets_skipped=5, fs_mos=4.5,
+        network_ip="10.0.0.1", network_port=5060, answered=True, ended_at=STAMP, flags=("restarted",),
+    )  # fmt: skip
+    fields = split("legs", rows.encode_leg(record, 7))
+    assert (fields["uuid"], fields["conversation"], fields["call_id"]) == (b"u1", b"u0", b"a@b")
+    assert fields["sip_code"] == struct.pack(">h", 486)
+    assert fields["q850"] == struct.pack(">h", 17)
+    assert (fields["packets_in"], fields["packets_skipped"]) == (int8(2**40), int8(5))
+    assert fields["network_ip"] == bytes((2, 32, 0, 4, 10, 0, 0, 1))
+    assert fields["ended_at"] == int8(STAMP - EPOCH)
+    assert fields["node_id"] == struct.pack(">i", 7)
+    assert fields["talk_ms"] is fields["gateway"] is fields["packets_out"] is None
+
+
+@pytest.mark.parametrize(
+    ("call_ids", "first"), [((), b""), (("b@x", "a@x"), b"b@x"), (("x" * 999,), b"x" * 512)]
+)
+def test_a_conversation_is_stored_under_the_first_call_id_that_is_known(
+    call_ids: tuple[str, ...], first: bytes
+) -> None:
+    row = rows.encode_conversation(conversation(call_ids=call_ids), 1)
+    fields = split("conversations", row)
+    assert fields["call_id"] == first
+    names = fields["call_ids"]
+    assert names is not None
+    assert first in names
+
+
+def test_a_later_revision_of_a_leg_names_its_uuid_and_of_a_conversation_its_name_alone() -> None:
+    assert rows.replaced(leg(), 4) is rows.replaced(conversation(), 4) is None
+    assert rows.replaced(leg(call_id="a@b", revision=1), 4) == rows.Replaced(
+        "legs", "a@b", "", "u1", STAMP, 4, 1
+    )
+    assert rows.replaced(conversation(call_ids=("a@b",), revision=2), 4) == rows.Replaced(
+        "conversations", "", "", "u0", STAMP, 4, 2
+    )
+
+
 def test_fields_of_a_call_are_encoded_by_their_types() -> None:
     fields = call(
         from_user="älice",
@@ -345,6 +403,17 @@ def test_text_that_can_be_stored_is_stored_as_it_is(text: str) -> None:
 
 def test_bytes_that_are_no_text_are_stored_as_escapes() -> None:
     assert rows.clean_text("a\0b\udcff", 100) == rb"a\x00b\udcff"
+
+
+@given(ANY_TEXT | st.integers(0, 400).map(lambda n: "x" * n))
+@example("x" * rows.TEXT_CAP)
+@example("x" * (rows.TEXT_CAP + 1))
+@example("x" * (rows.TEXT_CAP - 2) + "\0")
+def test_text_in_a_column_is_cleaned_whether_it_is_a_word_or_a_strangers(text: str) -> None:
+    fields = call(released_by=text, trunk=text, flags=(text,))
+    clean = rows.clean_text(text, rows.TEXT_CAP)
+    assert fields["released_by"] == fields["trunk"] == clean
+    assert (fields["flags"] or b"").endswith(clean)
 
 
 @given(ANY_TEXT.map(lambda text: text * 60))

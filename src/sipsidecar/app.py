@@ -51,6 +51,7 @@ from sipsidecar.signals.snapshot import (
     MemoryFigures,
     StorageFigures,
 )
+from sipsidecar.switchboard import Switchboard
 
 TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
@@ -121,6 +122,7 @@ def pipeline_of(config: Config) -> Pipeline:
             keep_media_keys=privacy.keep_media_keys,
         ),
         thresholds=thresholds_of(config),
+        switches=tuple(config.freeswitch.switches),
     )
 
 
@@ -204,12 +206,14 @@ class Sidecar:
             after_turn=self._after_turn,
             admits=self._admits,
         )
+        self._switchboard = Switchboard(config, self.pipeline)
         self._metrics = Metrics(self.figures)
         http = config.http
         self._http = HttpServer(
             self.figures,
             self._metrics.render,
             self._live_calls,
+            switches=self._switchboard.page,
             access=access_of(config),
             reload=reload,
             tls=_contexts(http.tls_certificate, http.tls_key) if http.tls_certificate else None,
@@ -293,6 +297,7 @@ class Sidecar:
             asyncio.create_task(self._tick(), name="tick"),
             asyncio.create_task(self._maintain(), name="maintain"),
             asyncio.create_task(self._rebuild(), name="rebuild"),
+            *self._switchboard.tasks(),
         ]
 
     async def _listen(self, host: str, port: int) -> tuple[str, int]:
@@ -417,6 +422,7 @@ class Sidecar:
             self._lags.append((now, now - due))
             while self._lags[0][0] < now - LAG_WINDOW:
                 self._lags.pop(0)
+            self._after_turn()  # what came by other ways than HEP
             behind = self._close_due(now)
             if now >= self._memory_at:
                 self._memory_at = now + MEMORY_EVERY
@@ -462,6 +468,11 @@ class Sidecar:
         live = len(calls) - calls.lingering
         calls.refuse_new = relief.calls < 1 and live >= relief.calls * config.calls.max_calls
         calls.shrink(relief.lingering, now)
+        legs = self.pipeline.bridging.legs
+        legs.refuse_new = (
+            relief.calls < 1 and len(legs) >= 2 * relief.calls * config.calls.max_calls
+        )
+        legs.shrink(relief.lingering, now)
         self._after_turn()
         if governor.pressed and now >= self._release_at:
             self._release_at = now + RELEASE_EVERY
@@ -580,6 +591,7 @@ class Sidecar:
                 self._governor.used, self._governor.ceiling, min(self._governor.relief)
             ),
             http_events=dict(self._http.counters),
+            switches=self._switchboard.figures(now),
         )
 
     def _storage(self) -> StorageFigures:

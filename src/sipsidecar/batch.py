@@ -14,11 +14,12 @@ from sipsidecar.rows import Replaced
 
 WORTH = (
     "messages", "quality_intervals", "quarantine", "pings", "registrations", "media", "attempts",
-    "calls",
+    "conversations", "legs", "calls",
 )  # fmt: skip
 """The tables, what is worth least first: the order in which rows are given up for room.
 
-What `quality_intervals` says over time, `media` says in sum.
+What `quality_intervals` says over time, `media` says in sum; `conversations` can be put together
+from `legs`.
 """
 ROW_OVERHEAD = 120
 """Bytes of Python objects per waiting row, so that the bound is about memory, not payload."""

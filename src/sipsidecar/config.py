@@ -148,6 +148,8 @@ class Retention(msgspec.Struct, frozen=True):
     ] = 300.0
     calls_days: Annotated[int, _meta("Days to keep calls", 1, 36500)] = 90
     attempts_days: Annotated[int, _meta("Days to keep attempts", 1, 36500)] = 90
+    legs_days: Annotated[int, _meta("Days to keep legs of FreeSWITCH", 1, 36500)] = 90
+    conversations_days: Annotated[int, _meta("Days to keep conversations", 1, 36500)] = 90
     media_days: Annotated[int, _meta("Days to keep media quality per call", 1, 36500)] = 90
     quality_intervals_days: Annotated[
         int, _meta("Days to keep media quality over time", 1, 36500)
@@ -215,6 +217,26 @@ class Quality(msgspec.Struct, frozen=True):
     )
 
 
+class Freeswitch(msgspec.Struct, frozen=True):
+    """Which FreeSWITCHes tell of their channels, by the event socket (ESL)."""
+
+    switches: Annotated[
+        dict[str, str],
+        _meta('Event sockets as `{ fs1 = "127.0.0.1:8021" }`: the names label metrics'),
+    ] = {}
+    users: Annotated[
+        dict[str, str],
+        _meta('Restricted users as `{ fs1 = "sidecar@default" }`; without one: `auth`'),
+    ] = {}
+    passwords: Annotated[
+        dict[str, str],
+        _meta('Passwords as `{ fs1 = "file:/path" }`, `"*"` for other switches; secret'),
+    ] = {}
+    heartbeat_seconds: Annotated[
+        float, _meta("Silence after which a switch is taken for stuck and met anew", 1, 3600)
+    ] = 45.0
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What the process may use."""
 
@@ -256,6 +278,7 @@ class Config(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     calls: Calls = Calls()
     quality: Quality = Quality()
+    freeswitch: Freeswitch = Freeswitch()
     limits: Limits = Limits()
     privacy: Privacy = Privacy()
     log: Log = Log()
@@ -334,6 +357,13 @@ def _check_agents(agents: dict[str, int]) -> None:
         raise ValueError("one capture id has two names")
 
 
+def _check_switches(switches: dict[str, str]) -> None:
+    for name, address in switches.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise ValueError(f"a name has 1 to 64 letters, digits, _ or -, got {name!r}")
+        parse_address(address)
+
+
 def _check_dsn(dsn: str) -> None:
     if dsn and not dsn.startswith(("postgresql://", "postgres://")):
         raise ValueError("expected postgresql://USER@HOST/NAME")  # never shows a password
@@ -365,12 +395,20 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "hep.keys": _check_keys,
     "hep.local_addresses": _check_addresses,
     "hep.agents": _check_agents,
+    "freeswitch.switches": _check_switches,
     "database.dsn": _check_dsn,
 }
 
 
 SECRETS = frozenset(
-    {"hep.keys", "http.read_tokens", "http.operate_tokens", "database.password", "privacy.key"}
+    {
+        "hep.keys",
+        "http.read_tokens",
+        "http.operate_tokens",
+        "database.password",
+        "freeswitch.passwords",
+        "privacy.key",
+    }
 )
 """Settings whose values nobody may read: never shown, never in an error.
 

@@ -7,11 +7,14 @@ from sipsidecar.batch import Waiting
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.pipeline import Output, Stored
 from sipsidecar.wire import hep
@@ -88,6 +91,12 @@ class RowMaker:
                 if self._intervals:
                     row = rows.encode_interval(record, node_id)
                     waiting.add("quality_intervals", row, now)
+            elif isinstance(record, LegRecord):
+                row, gone = rows.encode_leg(record, node_id), rows.replaced(record, node_id)
+                waiting.add("legs", row, now, replaces=gone)
+            elif isinstance(record, ConversationRecord):
+                row = rows.encode_conversation(record, node_id)
+                waiting.add("conversations", row, now, replaces=rows.replaced(record, node_id))
             elif isinstance(record, RegistrationRecord):
                 waiting.add("registrations", rows.encode_registration(record, node_id), now)
             elif isinstance(record, PingRecord):
@@ -96,7 +105,12 @@ class RowMaker:
                 waiting.retract(_gone(record, node_id), now)
 
 
-def _gone(record: Retraction, node_id: int) -> rows.Replaced:
+def _gone(record: Retraction | Unjoined, node_id: int) -> rows.Replaced:
+    if isinstance(record, Unjoined):
+        name, at = record.conversation, record.received_at
+        return rows.clean_key(
+            rows.Replaced("conversations", "", "", name, at, node_id, record.revision)
+        )
     table, part = "calls", ""
     if record.stream is not None:
         table, part = "media", record.stream

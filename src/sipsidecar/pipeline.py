@@ -8,16 +8,20 @@ from typing import NamedTuple
 import msgspec
 
 from sipsidecar.calls.agents import Agent, Agents
+from sipsidecar.calls.bridging import Bridging
 from sipsidecar.calls.call import RECEIVER, Call
 from sipsidecar.calls.dialog import IMPLAUSIBLE_US, TIMER_B, Timing
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     RegistrationRecord,
 )
 from sipsidecar.calls.joining import Said
+from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.restoring import Heard, Sighting, StoredRow
 from sipsidecar.calls.table import CallTable, Leaving, Retraction
 from sipsidecar.calls.thresholds import Thresholds
@@ -35,7 +39,8 @@ from sipsidecar.signals.snapshot import (
     Snapshot,
     code_label,
 )
-from sipsidecar.wire import WireError, hep, quality, rtcp, sip, stream
+from sipsidecar.signals.switches import EVENTS, Switches
+from sipsidecar.wire import WireError, esl, hep, quality, rtcp, sip, stream
 
 MAX_STREAMS = 4096
 """TCP or TLS connections whose messages are put together at once; the quietest gives way."""
@@ -48,7 +53,15 @@ REFUSED_KINDS = {
     hep.Kind.STUN: "stun",
 }
 
-Output = Leaving | RegistrationRecord | PingRecord | Retraction
+Output = (
+    Leaving
+    | LegRecord
+    | ConversationRecord
+    | RegistrationRecord
+    | PingRecord
+    | Retraction
+    | Unjoined
+)
 
 
 class Stored(NamedTuple):
@@ -113,6 +126,7 @@ class Pipeline:
         gate: Gate | None = None,
         mask: Mask | None = None,
         thresholds: Thresholds | None = None,
+        switches: Collection[str] = (),
     ) -> None:
         self._mask = mask or Mask()
         self.gate = gate or Gate()
@@ -122,6 +136,8 @@ class Pipeline:
             self.agents, timing, max_calls=max_calls, linger=linger, thresholds=thresholds
         )
         self.transactions = TransactionTable(self.agents, timing)
+        self.bridging = Bridging(self.calls, self.agents, max_legs=2 * max_calls, linger=linger)
+        self.switches = Switches(switches)
         self._streams: OrderedDict[tuple[bytes, int, bytes, int], _Held] = OrderedDict()
         self._stored: list[Stored] = []
         self._received = 0
@@ -216,6 +232,14 @@ class Pipeline:
                 call_id, None,
             )  # fmt: skip
 
+    def receive_event(self, switch: str, event: esl.Event, now: float, received_at: int) -> None:
+        """One event of a FreeSWITCH, by its configured name, or by its own in a transcript."""
+        if self._mask.users:
+            event = _masked(event, self._mask)
+        if event.event_name in EVENTS:
+            self.switches.receive(switch, msgspec.structs.asdict(event), now)
+        self.bridging.receive(switch, event, now, received_at)
+
     def restore(
         self, messages: Sequence[Restored], rows: Sequence[StoredRow], now: float
     ) -> int | None:
@@ -259,7 +283,11 @@ class Pipeline:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` has something to do; None when nothing is waited for."""
-        timers = [self.calls.next_timer(), self.transactions.next_timer()]
+        timers = [
+            self.calls.next_timer(),
+            self.transactions.next_timer(),
+            self.bridging.legs.next_timer(),
+        ]
         if self._streams:
             timers.append(next(iter(self._streams.values())).since + STREAM_PATIENCE)
         return min((t for t in timers if t is not None), default=None)
@@ -271,6 +299,8 @@ class Pipeline:
             if held.since + STREAM_PATIENCE > now:
                 break
             self._flush_stream(key, now)
+        # Legs before calls: a leg asks what SIP said of it, and calls may be forgotten in this turn.
+        self.bridging.legs.handle_timer(now)
         self.calls.handle_timer(now)
         self.transactions.handle_timer(now)
 
@@ -282,6 +312,7 @@ class Pipeline:
     def drain(self, now: float) -> None:
         """Give out everything that is known: nothing received may be lost when the process ends."""
         self.flush(now)
+        self.bridging.legs.drain(now)
         self.calls.drain(now)
         self.transactions.drain()
 
@@ -292,7 +323,11 @@ class Pipeline:
 
     def records(self) -> list[Output]:
         """Records that have left since the last time; drains."""
-        found: list[Output] = [*self.calls.records(), *self.transactions.records()]
+        found: list[Output] = [
+            *self.calls.records(),
+            *self.bridging.records(),
+            *self.transactions.records(),
+        ]
         for record in found:
             self._count(record)
         return found
@@ -315,7 +350,7 @@ class Pipeline:
 
     def snapshot(self, now: float) -> Snapshot:
         """Read every figure; changes nothing."""
-        calls, transactions = self.calls, self.transactions
+        calls, transactions, legs = self.calls, self.transactions, self.bridging.legs
         return Snapshot(
             received=self._received,
             received_bytes=self._bytes,
@@ -340,6 +375,8 @@ class Pipeline:
                 "agents": self.agents.overflow,
                 "streams": self._oddities["stream-evicted"],
                 "media": calls.refused_media,
+                "legs": legs.refused_legs + legs.refused_memory,
+                "leg-links": legs.refused_links + legs.refused_uuids,
                 "media-addresses": calls.index.refused + calls.index.ambiguous,
             },
             orphans=calls.orphans + transactions.orphans,
@@ -355,7 +392,7 @@ class Pipeline:
             loss=self._loss,
             jitter=self._jitter,
             findings=dict(self._findings),
-            reports=dict(self._reported),
+            reports=dict(self._reported + self.bridging.reports),
             unrated=dict(self._unrated),
         )
 
@@ -621,6 +658,9 @@ def _quality_in(message: sip.Message) -> Sequence[Said]:
     Such a header is of whoever sent the message: the one that hangs up, or the one that answers it.
     """
     if message.method == "BYE":
+        # Nearly none has one, and to look for a header that is not kept costs much more.
+        if b"-rtp-stat" not in message.head.lower():
+            return ()
         stats = message.first("x-rtp-stat") or message.first("p-rtp-stat")
         if not stats:
             return ()
@@ -651,6 +691,15 @@ def _clock(captured_at: int | None, agent: Agent | None, received_at: int) -> tu
     if captured_at is None or agent is None:
         return RECEIVER, received_at
     return agent.clock, captured_at
+
+
+_PEOPLE = ("caller_caller_id_number", "caller_destination_number", "from_user")
+
+
+def _masked(event: esl.Event, mask: Mask) -> esl.Event:
+    """The event with the tokens of the users that it names."""
+    names = {name: text for name in _PEOPLE if (text := getattr(event, name))}
+    return msgspec.structs.replace(event, **{name: mask.user(names[name]) for name in names})
 
 
 def _of_a_call(message: sip.Message) -> bool:

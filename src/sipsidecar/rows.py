@@ -18,6 +18,8 @@ import msgspec
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     QualityInterval,
@@ -34,7 +36,7 @@ TRAILER = b"\xff\xff"
 CALL_ID_CAP = 512
 TAG_CAP = 256
 BRANCH_CAP = 256
-"""Of a branch, and of a stream's name."""
+"""Of a branch, a stream's name, and the UUID of a leg."""
 TEXT_CAP = 256
 LONG_TEXT_CAP = 1024
 JSON_CAP = 1 << 14
@@ -79,7 +81,8 @@ def _text(cap: int) -> _Encoder:
     def encode(value: str | None) -> bytes:
         if value is None:
             return _NULL
-        raw = clean_text(value, cap)
+        plain = value.isascii() and len(value) <= cap and "\0" not in value
+        raw = value.encode() if plain else clean_text(value, cap)
         return _pack_length(len(raw)) + raw
 
     return encode
@@ -93,14 +96,14 @@ def _key(cap: int) -> _Encoder:
 
 def _integer(code: str) -> _Encoder:
     layout = struct.Struct(">i" + code)
-    size = layout.size - 4
+    pack, size = layout.pack, layout.size - 4
     high = (1 << (8 * size - 1)) - 1
     low = -high - 1
 
     def encode(value: int | None) -> bytes:
         if value is None:
             return _NULL
-        return layout.pack(size, value if low <= value <= high else high if value > 0 else low)
+        return pack(size, value if low <= value <= high else high if value > 0 else low)
 
     return encode
 
@@ -120,7 +123,9 @@ def _clamp_int4(value: int) -> int:
 def _time(value: int | None) -> bytes:
     if value is None:
         return _NULL
-    return _pack_int8(8, _clamp_time(value) - _EPOCH)
+    if not TIME_MIN <= value <= TIME_MAX:
+        value = _clamp_time(value)
+    return _pack_int8(8, value - _EPOCH)
 
 
 def _float8(value: float | None) -> bytes:
@@ -190,17 +195,33 @@ _int8 = _integer("q")
 _short_text = _text(TEXT_CAP)
 _long_text = _text(LONG_TEXT_CAP)
 _call_id = _key(CALL_ID_CAP)
+_word = functools.lru_cache(maxsize=1024)(_short_text)
+
+_WORDS = frozenset(
+    {
+        "codec", "codec_negotiated", "codec_offered", "dated_by", "delay_source", "direction",
+        "end_source", "final_class", "final_origin", "mos_codec", "mos_direction", "mos_grade",
+        "mos_kind", "mos_scale", "peer_mos_source", "released_by", "segment", "source",
+        "time_source", "transport", "unrated",
+    }
+)  # fmt: skip
+"""Columns that hold the same few words in nearly all rows."""
 
 _BY_NAME: dict[str, _Encoder] = {
     "call_id": _call_id,
     "from_tag": _key(TAG_CAP),
     "branch": _key(BRANCH_CAP),
     "stream": _key(BRANCH_CAP),
+    **dict.fromkeys(_WORDS, _word),
+    "uuid": _key(BRANCH_CAP),
+    "conversation": _key(BRANCH_CAP),
+    "call_ids": _array(25, _call_id),
     "user_agent": _long_text,
     "final_phrase": _long_text,
     "reason": _long_text,
     "final_code": _int2,
     "q850": _int2,
+    "sip_code": _int2,
     "clock_agent_id": _int8,
     "cseq": _int8,
     "expires": _int8,
@@ -211,6 +232,9 @@ _BY_NAME: dict[str, _Encoder] = {
     "packets_sent": _int8,
     "packets_expected": _int8,
     "packets_lost": _int8,
+    "packets_in": _int8,
+    "packets_out": _int8,
+    "packets_skipped": _int8,
     "evidence": _json_object,
 }
 _BY_SUFFIX: dict[str, _Encoder] = {"at": _time, "ip": _inet, "port": _port}
@@ -239,17 +263,28 @@ class _Layout:
             or _BY_TYPE[field.type]
             for field in msgspec.structs.fields(kind)
         )
+        self.absent = tuple(encoder(None) for encoder in self.encoders)
         self.count = _pack_count(len(self.columns))
 
     def encode(self, record: msgspec.Struct, node_id: int) -> bytes:
-        pairs = zip(self.encoders, self.values(record), strict=True)
-        return b"".join([self.count, *[encoder(value) for encoder, value in pairs], _int4(node_id)])
+        columns = zip(self.encoders, self.absent, self.values(record), strict=True)
+        # much of a row is absent: that is not encoded each time
+        fields = [absent if value is None else encoder(value) for encoder, absent, value in columns]
+        return b"".join([self.count, *fields, _int4(node_id)])
+
+
+class _StoredConversation(ConversationRecord, frozen=True, kw_only=True):
+    """A conversation with the column that its rows are distributed by."""
+
+    call_id: str
 
 
 _CALL = _Layout(CallRecord)
 _ATTEMPT = _Layout(AttemptRecord)
 _MEDIA = _Layout(MediaRecord)
 _INTERVAL = _Layout(QualityInterval)
+_LEG = _Layout(LegRecord)
+_CONVERSATION = _Layout(_StoredConversation)
 _REGISTRATION = _Layout(RegistrationRecord)
 _PING = _Layout(PingRecord)
 
@@ -268,6 +303,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "attempts": _ATTEMPT.columns,
     "media": _MEDIA.columns,
     "quality_intervals": _INTERVAL.columns,
+    "legs": _LEG.columns,
+    "conversations": _CONVERSATION.columns,
     "registrations": _REGISTRATION.columns,
     "pings": _PING.columns,
     "messages": _MESSAGE_COLUMNS,
@@ -300,6 +337,18 @@ def encode_interval(record: QualityInterval, node_id: int) -> bytes:
     return _INTERVAL.encode(record, node_id)
 
 
+def encode_leg(record: LegRecord, node_id: int) -> bytes:
+    """Encode a row of `legs`."""
+    return _LEG.encode(record, node_id)
+
+
+def encode_conversation(record: ConversationRecord, node_id: int) -> bytes:
+    """Encode a row of `conversations`; its `call_id` is the first known one of its legs."""
+    first = record.call_ids[0] if record.call_ids else ""
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    return _CONVERSATION.encode(_StoredConversation(call_id=first, **fields), node_id)
+
+
 def encode_registration(record: RegistrationRecord, node_id: int) -> bytes:
     """Encode a row of `registrations`."""
     return _REGISTRATION.encode(record, node_id)
@@ -317,7 +366,8 @@ class Replaced(NamedTuple):
     call_id: str
     from_tag: str
     part: str
-    """Branch of an attempt, stream of media; empty for a call."""
+    """Branch of an attempt, stream of media, UUID of a leg, name of a conversation; empty for a
+    call."""
     received_at: int
     node_id: int
     revision: int
@@ -335,18 +385,24 @@ def clean_key(key: Replaced) -> Replaced:
     )
 
 
-def replaced(record: CallRecord | AttemptRecord | MediaRecord, node_id: int) -> Replaced | None:
+def replaced(
+    record: CallRecord | AttemptRecord | MediaRecord | LegRecord | ConversationRecord, node_id: int
+) -> Replaced | None:
     """Name what must go when this record is stored; None for a first revision."""
     if record.revision <= 0:
         return None
     if isinstance(record, CallRecord):
-        table, part = "calls", ""
+        table, call_id, tag, part = "calls", record.call_id, record.from_tag, ""
     elif isinstance(record, AttemptRecord):
-        table, part = "attempts", record.branch
-    else:
-        table, part = "media", record.stream
-    key = (record.call_id, record.from_tag, part, record.received_at, node_id, record.revision)
-    return clean_key(Replaced(table, *key))
+        table, call_id, tag, part = "attempts", record.call_id, record.from_tag, record.branch
+    elif isinstance(record, MediaRecord):
+        table, call_id, tag, part = "media", record.call_id, record.from_tag, record.stream
+    elif isinstance(record, LegRecord):
+        table, call_id, tag, part = "legs", record.call_id, "", record.uuid
+    else:  # by its name alone: the Call-ID may have been learned since
+        table, call_id, tag, part = "conversations", "", "", record.conversation
+    key = (table, call_id, tag, part, record.received_at, node_id, record.revision)
+    return clean_key(Replaced(*key))
 
 
 _MESSAGE = struct.Struct(">h iq iq iq iq ii ii ii ih ih")

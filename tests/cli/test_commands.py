@@ -13,8 +13,8 @@ from sipsidecar.cli import commands
 from terminal import Run, hostile_capture
 
 COMMANDS = (
-    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "mos", "dsn", "doctor",
-    "check-config",
+    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "mos", "freeswitch", "dsn",
+    "doctor", "check-config",
 )  # fmt: skip
 
 

@@ -19,9 +19,18 @@ import pytest
 from asking import certificate
 from running import CORPUS, ENVIRONMENT, LIMIT
 from sipsidecar import cli, rows
-from sipsidecar.calls.events import CallRecord, MediaRecord
+from sipsidecar.calls.events import CallRecord, ConversationRecord, LegRecord, MediaRecord
 from sipsidecar.wire import hep, pcap
-from stored import NOON, call, call_row, media_row, message, store
+from stored import (
+    NOON,
+    call,
+    call_row,
+    conversation_row,
+    leg_row,
+    media_row,
+    message,
+    store,
+)
 from terminal import HOSTILE, Row, Run
 
 FILTERS: list[tuple[list[str], Callable[[Row], bool]]] = [
@@ -681,3 +690,164 @@ def test_a_table_of_calls_shows_mos_and_findings_when_there_are_any(run: Run, he
 
 def test_live_calls_take_no_finding_as_filter(run: Run) -> None:
     assert "takes no filter" in run("calls", "--live", "--finding", "low_mos").refusal
+
+
+# --- both legs of a FreeSWITCH -----------------------------------------------------------------
+
+CALLER, PROXY, SWITCH, TRUNK = (f"192.0.2.{n}" for n in (1, 2, 3, 4))
+A_LEG, B_LEG = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002"
+
+
+def hop(call_id: str, at: int, way: tuple[str, str], start: str, cseq: str = "1 INVITE") -> bytes:
+    """One message of a leg, `at` milliseconds after noon."""
+    payload = (
+        f"{start}\r\nVia: SIP/2.0/UDP {way[0]};branch=z9hG4bK{cseq[0]}\r\nFrom: <sip:a@x>;tag=a\r\n"
+        f"To: <sip:b@x>\r\nCall-ID: {call_id}\r\nCSeq: {cseq}\r\nContent-Length: 0\r\n\r\n"
+    ).encode()
+    ends = {"src_ip": way[0], "dst_ip": way[1]}
+    return message(call_id, at, captured_at=NOON + 1000 * at, payload=payload, **ends)
+
+
+def back(way: tuple[str, str]) -> tuple[str, str]:
+    return way[1], way[0]
+
+
+IN, NEAR, OUT = (CALLER, PROXY), (PROXY, SWITCH), (SWITCH, TRUNK)
+BRIDGED = [
+    hop("a@pbx", 0, IN, "INVITE sip:b@x SIP/2.0"),
+    hop("a@pbx", 1, NEAR, "INVITE sip:b@x SIP/2.0"),
+    hop("b@fs", 2, OUT, "INVITE sip:b@trunk SIP/2.0"),
+    hop("b@fs", 3, back(OUT), "SIP/2.0 407 Proxy Authentication Required"),
+    hop("b@fs", 4, OUT, "INVITE sip:b@trunk SIP/2.0", "2 INVITE"),
+    hop("b@fs", 5, back(OUT), "SIP/2.0 200 OK", "2 INVITE"),
+    hop("a@pbx", 6, back(NEAR), "SIP/2.0 200 OK"),
+    hop("a@pbx", 7, back(IN), "SIP/2.0 200 OK"),
+    hop("a@pbx", 8, IN, "BYE sip:b@x SIP/2.0", "2 BYE"),
+    hop("a@pbx", 9, NEAR, "BYE sip:b@x SIP/2.0", "2 BYE"),
+    hop("a@pbx", 10, back(NEAR), "SIP/2.0 200 OK", "2 BYE"),
+    hop("b@fs", 11, OUT, "BYE sip:b@trunk SIP/2.0", "3 BYE"),
+]
+TIMES = {"answered": True, "answered_at": NOON + 5000, "ended_at": NOON + 11_000}
+
+
+@pytest.fixture
+def bridged(database: str) -> str:
+    """The DSN of a database with a call over a proxy and a FreeSWITCH, and a stranger's call."""
+    a_leg = leg_row(
+        A_LEG, "a@pbx", conversation=A_LEG, direction="inbound", other_leg=B_LEG, sip_code=200,
+        hangup_cause="NORMAL_CLEARING", released_by="peer", network_ip=PROXY, network_port=5060,
+        caller=HOSTILE, **TIMES,
+    )  # fmt: skip
+    b_leg = leg_row(
+        B_LEG, "b@fs", conversation=A_LEG, direction="outbound", created_at=NOON + 1,
+        gateway="trunk-a", network_ip=TRUNK, network_port=5060, **TIMES,
+    )  # fmt: skip
+    store_heard(
+        database,
+        [*BRIDGED, hop("other@pbx", 5, IN, "INVITE sip:c@x SIP/2.0")],
+        calls=[call_row("a@pbx"), call_row("other@pbx")],
+        legs=[a_leg, b_leg],
+        conversations=[conversation_row(A_LEG, legs=(A_LEG, B_LEG), call_ids=("a@pbx", "b@fs"))],
+        media=[media_row("a@pbx", mos=4.2), media_row("b@fs", mos=3.1)],
+    )
+    return database
+
+
+@pytest.mark.parametrize("name", ["a@pbx", "b@fs", A_LEG, B_LEG])
+def test_a_ladder_has_both_legs_whichever_is_named(run: Run, bridged: str, name: str) -> None:
+    said = run("ladder", "--dsn", bridged, name, "--width", "160")
+    assert (said.code, said.err) == (0, "")
+    assert "12 messages" in said.out
+    for address in (CALLER, PROXY, SWITCH, TRUNK):
+        assert f"{address}:5060" in said.out
+    assert "sip:c@x" not in said.out
+    assert all(char.isprintable() for char in said.out.replace("\n", ""))
+    assert max(map(len, said.out.splitlines())) <= 160
+
+
+def test_what_freeswitch_says_of_a_leg_stands_beside_the_messages_at_its_side(
+    run: Run, bridged: str
+) -> None:
+    rows = run("ladder", "--dsn", bridged, "a@pbx", "--json").rows
+    rungs = [row for row in rows if "kind" not in row]
+    assert [row["call_id"] for row in rungs].count("b@fs") == 5
+    noted = {(n, note) for n, row in enumerate(rungs) for note in row["notes"]}
+    assert noted == {
+        (1, "ESL inbound leg aaaaaaaa"), (6, "ESL answered"),
+        (9, "ESL NORMAL_CLEARING by peer"),
+        (2, "ESL outbound leg bbbbbbbb"), (5, "ESL answered"), (11, "ESL ended"),
+    }  # fmt: skip
+    said = run("ladder", "--dsn", bridged, "a@pbx", "--width", "160").out
+    assert "- ESL NORMAL_CLEARING by peer -" in said
+
+
+def test_legs_and_conversations_follow_the_messages_and_media_of_a_ladder_as_json(
+    run: Run, bridged: str
+) -> None:
+    rows = run("ladder", "--dsn", bridged, "b@fs", "--json").rows
+    kinds = [row.get("kind") for row in rows]
+    assert kinds == [None] * 12 + ["media"] * 2 + ["leg"] * 2 + ["conversation"]
+    assert set(rows[-2]) == {"kind", *LegRecord.__struct_fields__, "node_id"}
+    assert set(rows[-1]) == {"kind", *ConversationRecord.__struct_fields__, "call_id", "node_id"}
+    assert [row["uuid"] for row in rows[-3:-1]] == [A_LEG, B_LEG]
+    assert rows[-1]["legs"] == [A_LEG, B_LEG]
+
+
+@pytest.mark.parametrize("name", ["b@fs", B_LEG])
+def test_one_leg_can_be_drawn_alone(run: Run, bridged: str, name: str) -> None:
+    rows = run("ladder", "--dsn", bridged, name, "--one-leg", "--json").rows
+    assert {row["call_id"] for row in rows if "kind" not in row} == {"b@fs"}
+    assert [row["uuid"] for row in rows if row.get("kind") == "leg"] == [B_LEG]
+    said = run("ladder", "--dsn", bridged, name, "--one-leg", "--width", "120").out
+    assert "5 messages" in said
+    assert CALLER not in said
+
+
+def test_under_a_ladder_stand_its_legs_and_the_media_of_each(run: Run, bridged: str) -> None:
+    said = run("ladder", "--dsn", bridged, "a@pbx", "--width", "200").out
+    media, legs = (part.splitlines() for part in said.split("\n\n")[-2:])
+    assert media[0].split()[:2] == ["call_id", "stream"]
+    assert [line.split()[0] for line in media[1:]] == ["a@pbx", "b@fs"]
+    assert legs[0].split()[:4] == ["uuid", "call_id", "direction", "created_at"]
+    assert legs[1].split()[:3] == [A_LEG, "a@pbx", "inbound"]
+    assert legs[2].split()[:3] == [B_LEG, "b@fs", "outbound"]
+
+
+def test_a_refused_leg_ends_with_its_refusal_and_not_with_a_challenge(
+    run: Run, database: str
+) -> None:
+    store_heard(
+        database,
+        [
+            hop("b@fs", 2, OUT, "INVITE sip:b@trunk SIP/2.0"),
+            hop("b@fs", 3, back(OUT), "SIP/2.0 401 Unauthorized"),
+            hop("b@fs", 5, back(OUT), "SIP/2.0 486 Busy Here", "2 INVITE"),
+        ],
+        legs=[leg_row(B_LEG, "b@fs", hangup_cause="USER_BUSY", ended_at=NOON + 9)],
+        conversations=[conversation_row(B_LEG, legs=(B_LEG,), call_ids=("b@fs",))],
+    )
+    rows = run("ladder", "--dsn", database, "b@fs", "--json").rows
+    assert [row["notes"] for row in rows if "kind" not in row] == [
+        ["ESL new leg bbbbbbbb"], [], ["ESL USER_BUSY"],
+    ]  # fmt: skip
+
+
+def test_legs_of_which_no_sip_was_seen_have_a_ladder_without_any(run: Run, database: str) -> None:
+    store_heard(
+        database,
+        [],
+        legs=[leg_row(A_LEG, "", caller="44201"), leg_row(B_LEG, "b@fs", conversation=A_LEG)],
+        conversations=[conversation_row(A_LEG, legs=(A_LEG, B_LEG))],
+    )
+    for name in (A_LEG, "b@fs"):
+        said = run("ladder", "--dsn", database, name)
+        assert said.code == 0
+        assert said.out.startswith("no messages\n\nuuid")
+        assert "44201" in said.out
+    assert "no messages" in run("ladder", "--dsn", database, A_LEG, "--one-leg").refusal
+    assert "no messages" in run("ladder", "--dsn", database, "").refusal
+
+
+def test_a_pcap_is_of_one_call_id(run: Run, bridged: str, tmp_path: Path) -> None:
+    said = run("pcap", "--dsn", bridged, "b@fs", "-o", tmp_path / "b.pcap")
+    assert said.err.startswith("5 messages to")

@@ -11,16 +11,19 @@ from running import CORPUS, command, recent
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.cli import replaying
 from sipsidecar.cli.words import CALL_COLUMNS
 from sipsidecar.edges.replay import Replay
-from stored import NOON, call, interval, media
+from stored import NOON, call, conversation, interval, leg, media
 from terminal import Run
 
 
@@ -39,10 +42,11 @@ def test_a_replay_as_json_is_a_line_per_record_and_a_summary(run: Run) -> None:
         assert row["started_at"].startswith("2026-11-20T")
     assert summary == {
         "kind": "summary",
-        "packets": 240, "calls": 10, "attempts": 20, "media": 0, "registrations": 30, "pings": 10,
-        "messages": 240, "quarantined": 0, "refused": 0, "orphans": 0, "not_sip": 0,
-        "refused_by_reason": {}, "odd": {}, "cut_packets": 0, "skipped_packets": {},
-        "truncated_files": [],
+        "packets": 240, "calls": 10, "attempts": 20, "media": 0, "legs": 0, "conversations": 0,
+        "registrations": 30, "pings": 10, "messages": 240, "quarantined": 0, "refused": 0,
+        "orphans": 0, "not_sip": 0, "events": 0, "events_refused": 0, "refused_by_reason": {},
+        "odd": {}, "cut_packets": 0, "skipped_packets": {}, "truncated_files": [],
+        "broken_files": [],
     }  # fmt: skip
     assert said.err == ""
 
@@ -52,7 +56,7 @@ def test_a_replay_for_people_is_a_table_and_a_summary(run: Run) -> None:
     heading, *lines, summary = said.out.splitlines()
     assert heading.split() == list(CALL_COLUMNS)
     assert len(lines) == 8
-    assert summary.startswith("136 packets, 8 calls, 8 attempts, 0 media, 0 registrations")
+    assert summary.startswith("136 packets, 8 calls, 8 attempts, 0 media, 0 legs, 0 conversations")
 
 
 def test_a_cut_capture_is_replayed_and_said_to_be_cut(run: Run, tmp_path: Path) -> None:
@@ -204,3 +208,87 @@ def test_media_and_its_intervals_are_stored_unless_the_settings_say_no(
     outputs[:] = [call("b"), media("b"), interval("b")]
     stored = run("replay", "--store", "--json", "--dsn", database, ANY_FILE).rows
     assert stored == [{"kind": "stored", "calls": 1, "media": 1}]
+
+
+# --- FreeSWITCH --------------------------------------------------------------------------------
+
+TRANSCRIPT = CORPUS / "freeswitch/20-bridged-json.esl"
+
+
+def test_legs_conversations_and_switches_are_lines_of_their_own(run: Run) -> None:
+    rows = run("replay", "--json", TRANSCRIPT).rows
+    found = {
+        kind: [row for row in rows if row["kind"] == kind]
+        for kind in Counter(r["kind"] for r in rows)
+    }
+    legs = {row["direction"]: row for row in found["leg"]}
+    assert set(legs["inbound"]) == {"kind", *LegRecord.__struct_fields__}
+    assert legs["inbound"]["call_id"] == "20-bridged-json-1-13281@127.0.0.1"
+    assert legs["inbound"]["other_leg"] == legs["outbound"]["uuid"]
+    assert legs["outbound"]["gateway"] == "trunk-a"
+    (joined,) = found["conversation"]
+    assert set(joined) == {"kind", *ConversationRecord.__struct_fields__}
+    assert set(joined["legs"]) == {row["uuid"] for row in found["leg"]}
+    assert set(joined["call_ids"]) == {row["call_id"] for row in found["leg"]}
+    (switch,) = found["switch"]
+    assert (switch["switch"], switch["version"]) == ("fs-eval-1", "1.11.2-release~64bit")
+    assert switch["sessions_seen"] == 2
+    assert switch["first_event_at"].startswith("2026-11-20T09:2")
+    summary = rows[-1]
+    assert (summary["legs"], summary["conversations"]) == (2, 1)
+    assert summary["events"] == switch["events"] > 50
+
+
+def test_hep_and_events_of_one_time_are_replayed_together(run: Run) -> None:
+    rows = run("replay", "--json", CORPUS / "freeswitch/hep-v3-paused-503.pcap",
+               CORPUS / "freeswitch/23-paused-503.esl").rows  # fmt: skip
+    assert [row["final_code"] for row in rows if row["kind"] == "call"] == [503]
+    assert [row["sessions"] for row in rows if row["kind"] == "switch"] == [0]
+    assert (rows[-1]["legs"], rows[-1]["packets"]) == (0, 7)
+
+
+def test_a_replay_shows_the_newest_of_each_leg_whatever_it_learned(
+    run: Run, outputs: list[Any]
+) -> None:
+    outputs += [
+        leg("u1"),
+        leg("u2", "b@x", conversation="u2"),
+        conversation("u2", legs=("u2",)),
+        leg("u1", "a@x", revision=1),
+        leg("u2", "b@x", conversation="u1", revision=1),
+        Unjoined("u2", NOON, 1),
+        conversation("u1", legs=("u1", "u2")),
+        Unjoined("unknown", NOON, 1),
+    ]
+    *rows, summary = run("replay", "--json", ANY_FILE).rows
+    assert [(row["kind"], row.get("uuid"), row["conversation"]) for row in rows] == [
+        ("leg", "u1", "u1"), ("leg", "u2", "u1"), ("conversation", None, "u1"),
+    ]  # fmt: skip
+    assert (summary["legs"], summary["conversations"]) == (2, 1)
+
+
+def test_a_replay_for_people_has_the_legs_in_a_table(run: Run, outputs: list[Any]) -> None:
+    outputs += [leg("u1", "a@x", sip_code=486, hangup_cause="USER_BUSY"), conversation("u1")]
+    heading, line, summary = run("replay", ANY_FILE).out.splitlines()
+    assert heading.split() == [
+        "uuid", "call_id", "created_at", "answered", "sip_code", "hangup_cause",
+    ]  # fmt: skip
+    assert line.split() == ["u1", "a@x", "2026-07-20", "12:00:00.000Z", "no", "486", "USER_BUSY"]
+    assert "1 legs, 1 conversations" in summary
+
+
+def test_what_a_transcript_says_is_stored_and_once_however_often(run: Run, database: str) -> None:
+    for expected in (2, 2):
+        (said,) = run("replay", "--store", "--json", "--dsn", database, TRANSCRIPT).rows
+        assert (said["legs"], said["conversations"]) == (expected, 1)
+    listed = run("ladder", "--dsn", database, "20-bridged-json-1-13281@127.0.0.1", "--json").rows
+    assert Counter(row["kind"] for row in listed if row["kind"] != "media") == {
+        "leg": 2, "conversation": 1,
+    }  # fmt: skip
+
+
+def test_a_damaged_transcript_is_said_to_be_damaged(run: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.esl"
+    broken.write_bytes(b"Content-Type: auth/request\n\nno esl\n\n")
+    assert f"{broken} is damaged" in run("replay", broken).err
+    assert run("replay", "--json", broken).rows[-1]["broken_files"] == [str(broken)]

@@ -17,6 +17,7 @@ from sipsidecar.cli.forgetting import forget
 from sipsidecar.cli.rating import mos
 from sipsidecar.cli.reading import calls, ladder, print_dsn, write_pcap
 from sipsidecar.cli.replaying import replay
+from sipsidecar.cli.surveying import status
 from sipsidecar.cli.words import CliError, clear_progress, config_of, loaded_of
 from sipsidecar.config import ConfigError, render_json
 from sipsidecar.config import render as render_config
@@ -112,9 +113,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--http", metavar="ADDR:PORT", help="listen here for HTTP")
 
     command = add(
-        "replay", replay, "print the records of capture files", "sipsidecar replay --json a.pcap"
+        "replay", replay, "print the records of capture files",
+        "sipsidecar replay --json a.pcap b.esl",
+    )  # fmt: skip
+    command.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="pcap, pcapng, or what a FreeSWITCH sent on its event socket",
     )
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pcap or pcapng")
     command.add_argument("--json", action="store_true", help="one JSON object per line")
     command.add_argument("--store", action="store_true", help="write to PostgreSQL instead")
     command.add_argument(
@@ -176,7 +184,14 @@ def _parser() -> argparse.ArgumentParser:
         "ladder", ladder, "draw the messages of a call", "sipsidecar ladder 3848276298220188511@a"
     )
     command.add_argument(
-        "call_id", metavar="CALL-ID", help="or a part of it that only one call has"
+        "call_id",
+        metavar="CALL-ID",
+        help="or a part of it that only one call has, or the UUID of a leg of a FreeSWITCH",
+    )
+    command.add_argument(
+        "--one-leg",
+        action="store_true",
+        help="only this Call-ID, not the other legs that a FreeSWITCH joined with it",
     )
     command.add_argument("--width", type=int, metavar="N", help="columns (the terminal's)")
     command.add_argument("--json", action="store_true", help="one JSON object per message")
@@ -242,6 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--list", action="store_true", help="show the codec table instead")
     command.add_argument("--json", action="store_true", help="as JSON, one object per line")
+
+    command = add(
+        "freeswitch", status, "show the FreeSWITCHes of the running sidecar",
+        "sipsidecar freeswitch status",
+    )  # fmt: skip
+    command.add_argument("what", choices=("status",), help="connection, version, load and lag")
+    command.add_argument("--http", metavar="ADDR:PORT", help="the sidecar's HTTP")
+    command.add_argument("--json", action="store_true", help="one JSON object per switch")
 
     add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')
     command = add(

@@ -11,7 +11,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +25,7 @@ from sipsidecar.cli.words import (
     config_of,
     iso,
     json_line,
+    leg_table,
     media_table,
     moment_of,
     readable,
@@ -205,22 +206,44 @@ def _milliseconds(text: str | None) -> float | None:
 
 
 class _Found(NamedTuple):
-    """All that is stored of one Call-ID."""
+    """All that is stored of one call."""
 
     calls: Rows
     messages: Rows
     media: Rows
+    legs: Rows
+    conversations: Rows
 
 
-async def _found(where: PostgresSettings, text: str) -> _Found:
-    """All of the call that the text names; its messages may be gone before it."""
+async def _found(where: PostgresSettings, text: str, *, joined: bool = False) -> _Found:
+    """All of the call that the text names; its messages may be gone before it.
+
+    With `joined`, all of the calls that a FreeSWITCH joined with it, too. The text may be the UUID of
+    a leg as well.
+    """
     found = await postgres.find_call(where, text)
     ids = list(dict.fromkeys(row["call_id"] for row in found)) or [text]
     if len(ids) > 1:
         some = ", ".join(ids[:3])
         raise CliError(f"{text}: {len(ids)} calls have that in their Call-ID, such as {some}")
-    messages = await postgres.find_messages(where, ids[0])
-    return _Found(found, messages, await postgres.find_media(where, ids[0]))
+    conversations = await postgres.find_conversation(where, ids[0])
+    legs: Rows = []
+    for name in dict.fromkeys(row["conversation"] for row in conversations):
+        legs += await postgres.find_legs(where, conversation=name)
+    named = [row["call_id"] for row in legs if row["uuid"] == text and row["call_id"]]
+    if named and not found:
+        ids = named[:1]
+        found = await postgres.find_call(where, ids[0], exact=True)
+    if joined:
+        more = [row["call_id"] for row in legs if row["call_id"] not in ("", *ids)]
+        for call_id in dict.fromkeys(more):
+            found += await postgres.find_call(where, call_id, exact=True)
+            ids.append(call_id)
+    else:
+        legs = [row for row in legs if row["call_id"] == ids[0]]
+    messages = [row for name in ids for row in await postgres.find_messages(where, name)]
+    media = [row for name in ids for row in await postgres.find_media(where, name)]
+    return _Found(found, messages, media, legs, conversations)
 
 
 def _no_messages(text: str) -> CliError:
@@ -228,28 +251,107 @@ def _no_messages(text: str) -> CliError:
 
 
 def ladder(arguments: argparse.Namespace) -> int:
-    """Draw the messages of a call, and what is known of its media."""
-    found = _ask(config_of(arguments), lambda where: _found(where, arguments.call_id))
-    if not found.messages and not found.media:
+    """Draw the messages of a call, of both its legs, and what is known of them and their media."""
+    joined = not arguments.one_leg
+    found = _ask(
+        config_of(arguments), lambda where: _found(where, arguments.call_id, joined=joined)
+    )
+    if not found.messages and not found.media and not found.legs:
         raise _no_messages(arguments.call_id)
-    read = [(row, _sip(row["payload"])) for row in found.messages]
-    clock_rate = _clock_rate(message for _, message in read if message is not None)
-    rungs = [_rung(row, message, clock_rate) for row, message in read]
+    read = [_Read(row, _sip(row["payload"])) for row in found.messages]
+    beside = _beside(read, found.legs)
+    rungs: list[tuple[LadderMessage, str]] = []
+    for call_id in dict.fromkeys(row["call_id"] for row in found.messages):
+        one = [(n, some) for n, some in enumerate(read) if some.row["call_id"] == call_id]
+        clock_rate = _clock_rate(some.message for _, some in one if some.message is not None)
+        rungs += [(_rung(*some, clock_rate, beside.get(n, [])), call_id) for n, some in one]
+    rungs.sort(key=lambda pair: (pair[0].at, pair[0].sequence))
     if arguments.json:
-        for rung in rungs:
-            print(json_line({**msgspec.structs.asdict(rung), "at": iso(rung.at)}))
-        for row in found.media:
-            print(json_line({"kind": "media", **readable(row)}))
+        for rung, call_id in rungs:
+            fields = {**msgspec.structs.asdict(rung), "at": iso(rung.at)}
+            print(json_line({"call_id": call_id, **fields}))
+        for kind, rows in (
+            ("media", found.media),
+            ("leg", found.legs),
+            ("conversation", found.conversations),
+        ):
+            for row in rows:
+                print(json_line({"kind": kind, **readable(row)}))
         return 0
     width = arguments.width or shutil.get_terminal_size((120, 24)).columns
-    print(render(rungs, width=width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    drawn = [rung for rung, _ in rungs]
+    print(render(drawn, width=width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
     told = [clip(line, max(width, 40)) for line in _findings(found.calls)]
     if found.media:
-        of_this_call = [{**row, "call_id": None} for row in found.media]
-        told.insert(0, media_table(of_this_call, max(width, 40)))
+        several = len({row["call_id"] for row in found.media}) > 1
+        shown = found.media if several else [{**row, "call_id": None} for row in found.media]
+        told.insert(0, media_table(shown, max(width, 40)))
     if told:
         print("", *told, sep="\n")
+    if found.legs:
+        print("", leg_table([readable(row) for row in found.legs], max(width, 40)), sep="\n")
     return 0
+
+
+class _Read(NamedTuple):
+    """A stored message, and what it says if it is SIP."""
+
+    row: dict[str, Any]
+    message: sip.Message | None
+
+
+def _beside(read: Sequence[_Read], legs: Rows) -> dict[int, list[str]]:
+    """What FreeSWITCH's events say of its legs, beside the messages that show the same.
+
+    By the index of a message. Not by time, for the capture agent and FreeSWITCH have their own clocks.
+    """
+    notes: dict[int, list[str]] = {}
+    for leg in legs:
+        own = [
+            (n, some.row, some.message)
+            for n, some in enumerate(read)
+            if some.message is not None and leg["call_id"] and some.row["call_id"] == leg["call_id"]
+        ]
+        created = f"ESL {leg['direction'] or 'new'} leg {leg['uuid'][:8]}"
+        by = f" by {leg['released_by']}" if leg["released_by"] else ""
+        ended = f"ESL {leg['hangup_cause'] or 'ended'}{by}"
+        for happened, shows, note in (
+            (True, _begins, created),
+            (leg["answered_at"] is not None, _answers, "ESL answered"),
+            (leg["ended_at"] is not None, _ends_call, ended),
+        ):
+            found = [(n, row, message) for n, row, message in own if shows(message)]
+            # Of a message that several hops relayed, the one between FreeSWITCH and its peer.
+            near = [one for one in found if _between(leg, one[1], one[2])] or found
+            if happened and near:
+                notes.setdefault(near[0][0], []).append(note)
+    return notes
+
+
+def _between(leg: dict[str, Any], row: dict[str, Any], message: sip.Message) -> bool:
+    """Whether a message went from the peer of a leg to FreeSWITCH, or back, as such a one should."""
+    if message.method == "BYE":
+        from_peer = leg["released_by"] == "peer"
+    else:  # the caller's side sends requests, the other answers
+        from_peer = (leg["direction"] == "inbound") == (message.status is None)
+    end = "src" if from_peer else "dst"
+    peer = (leg["network_ip"], leg["network_port"])
+    return peer == (row[f"{end}_ip"], row[f"{end}_port"])
+
+
+def _begins(message: sip.Message) -> bool:
+    return message.status is None and message.method == "INVITE"
+
+
+def _answers(message: sip.Message) -> bool:
+    return message.status is not None and message.status // 100 == 2 and message.method == "INVITE"
+
+
+def _ends_call(message: sip.Message) -> bool:
+    if message.status is None:
+        return message.method in ("BYE", "CANCEL")
+    refused = message.status >= 300 and message.status not in (401, 407)
+    return refused and message.method == "INVITE"
 
 
 def _findings(calls: Rows) -> Iterator[str]:
@@ -282,7 +384,7 @@ def _sip(payload: bytes) -> sip.Message | None:
 
 
 def _rung(
-    row: dict[str, Any], message: sip.Message | None, clock_rate: int | None
+    row: dict[str, Any], message: sip.Message | None, clock_rate: int | None, beside: list[str]
 ) -> LadderMessage:
     if message is None:
         label, notes = _of_media(row["payload"], row["kind"], clock_rate)
@@ -300,7 +402,7 @@ def _rung(
         source=_endpoint(row["src_ip"], row["src_port"]),
         destination=_endpoint(row["dst_ip"], row["dst_port"]),
         label=label,
-        notes=tuple(notes),
+        notes=(*notes, *beside),
     )
 
 

@@ -15,11 +15,14 @@ from sipsidecar.batch import Waiting
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
+    ConversationRecord,
+    LegRecord,
     MediaRecord,
     PingRecord,
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.cli.reading import reading_dsn
 from sipsidecar.cli.words import (
@@ -28,6 +31,7 @@ from sipsidecar.cli.words import (
     clear_progress,
     config_of,
     json_line,
+    leg_table,
     media_table,
     progress,
     readable,
@@ -43,6 +47,8 @@ KINDS = {
     AttemptRecord: "attempt",
     MediaRecord: "media",
     QualityInterval: "interval",
+    LegRecord: "leg",
+    ConversationRecord: "conversation",
     RegistrationRecord: "registration",
     PingRecord: "ping",
 }
@@ -50,6 +56,9 @@ KEYS = (
     "call_id", "from_tag", "branch", "stream", "received_at", "cseq", "source_ssrc",
     "reporter_ssrc", "at",
 )  # fmt: skip
+"""Fields that name a record: those of its table's primary key, but for the revision."""
+KEYS_OF_JOINED = {"leg": ("uuid", "received_at"), "conversation": ("conversation", "received_at")}
+"""Their Call-IDs and what they belong to may be learned late."""
 REPLAY_NODE = 0
 """Writes as no sidecar does (their numbers begin with 1), so that one may be running."""
 REPLAY_ROWS = 5000
@@ -73,7 +82,8 @@ def replay(arguments: argparse.Namespace) -> int:
             _remember(newest, output)
     clear_progress()
     counts = dict.fromkeys(KINDS.values(), 0)
-    rows: dict[str, list[dict[str, Any]]] = {"call": [], "media": []}
+    tables = {"call": call_table, "media": media_table, "leg": leg_table}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in tables}
     for fields in newest.values():
         counts[fields["kind"]] += 1
         if arguments.json:
@@ -82,13 +92,11 @@ def replay(arguments: argparse.Namespace) -> int:
             rows[fields["kind"]].append(fields)
     summary = _summary(run, pipeline, counts)
     if arguments.json:
+        for one in run.switches.values():
+            print(json_line({"kind": "switch", **readable(msgspec.structs.asdict(one))}))
         print(json_line({"kind": "summary", **summary}))
         return 0
-    drawn = [
-        draw(rows[kind])
-        for kind, draw in (("call", call_table), ("media", media_table))
-        if rows[kind]
-    ]
+    drawn = [draw(rows[kind]) for kind, draw in tables.items() if rows[kind]]
     if drawn:
         print("\n\n".join(drawn))
     counted = {key.replace("_", " "): n for key, n in summary.items() if isinstance(n, int)}
@@ -99,19 +107,21 @@ def replay(arguments: argparse.Namespace) -> int:
 
 def _remember(newest: dict[object, dict[str, Any]], output: Output) -> None:
     """Keep the newest revision of each record, in the order of first appearance."""
+    fields = msgspec.structs.asdict(output)
     if isinstance(output, Retraction):
         kind = "call" if output.branch is None else "attempt"
         kind = kind if output.stream is None else "media"
-        newest.pop(_key(kind, msgspec.structs.asdict(output)), None)
+        newest.pop(_key(kind, fields), None)
+        return
+    if isinstance(output, Unjoined):
+        newest.pop(_key("conversation", fields), None)
         return
     kind = KINDS[type(output)]
-    fields = msgspec.structs.asdict(output)
     newest[_key(kind, fields)] = {"kind": kind, **readable(fields)}
 
 
 def _key(kind: str, fields: dict[str, Any]) -> object:
-    """What names a record: the fields of its table's primary key, but for the revision."""
-    return kind, *(fields.get(name) for name in KEYS)
+    return kind, *(fields.get(name) for name in KEYS_OF_JOINED.get(kind, KEYS))
 
 
 def _summary(run: Replay, pipeline: Pipeline, counts: dict[str, int]) -> dict[str, Any]:
@@ -121,6 +131,8 @@ def _summary(run: Replay, pipeline: Pipeline, counts: dict[str, int]) -> dict[st
         "calls": counts["call"],
         "attempts": counts["attempt"],
         "media": counts["media"],
+        "legs": counts["leg"],
+        "conversations": counts["conversation"],
         "registrations": counts["registration"],
         "pings": counts["ping"],
         "messages": said.stored_out,
@@ -128,11 +140,14 @@ def _summary(run: Replay, pipeline: Pipeline, counts: dict[str, int]) -> dict[st
         "refused": sum(said.refused.values()),
         "orphans": said.orphans,
         "not_sip": run.not_sip,
+        "events": run.events,
+        "events_refused": sum(run.events_refused.values()),
         "refused_by_reason": said.refused,
         "odd": said.oddities,
         "cut_packets": run.cut,
         "skipped_packets": dict(run.skipped),
         "truncated_files": run.truncated,
+        "broken_files": run.broken,
     }
 
 
@@ -214,3 +229,5 @@ def _content(tables: dict[str, list[bytes]]) -> int:
 def _say_truncated(run: Replay) -> None:
     for path in run.truncated:
         print(f"sipsidecar: {path} ends inside a packet; it was read up to there", file=sys.stderr)
+    for path in run.broken:
+        print(f"sipsidecar: {path} is damaged; it was read up to there", file=sys.stderr)

@@ -48,6 +48,27 @@ MEDIA_COLUMNS = (
     "source",
     "findings",
 )
+LEG_COLUMNS = (
+    "uuid",
+    "call_id",
+    "direction",
+    "created_at",
+    "caller",
+    "destination",
+    "gateway",
+    "answered",
+    "sip_code",
+    "sip_code_source",
+    "hangup_cause",
+    "released_by",
+    "pdd_ms",
+    "talk_ms",
+    "codec_read",
+    "codec_write",
+    "packets_in",
+    "packets_out",
+    "flags",
+)
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "ms": 0.001}
 
 
@@ -131,7 +152,7 @@ def call_table(rows: list[dict[str, Any]]) -> str:
         | {"started_at": row["started_at"][:23].replace("T", " ") + "Z"}
         for row in rows
     ]
-    return table(shown, columns, _width())
+    return table(shown, columns, terminal_width())
 
 
 def media_table(rows: list[dict[str, Any]], width: int | None = None) -> str:
@@ -139,7 +160,19 @@ def media_table(rows: list[dict[str, Any]], width: int | None = None) -> str:
     unknown: tuple[object, ...] = (None, "", (), [])
     columns = [name for name in MEDIA_COLUMNS if any(row.get(name) not in unknown for row in rows)]
     shown = [{name: _rounded(name, row.get(name)) for name in columns} for row in rows]
-    return table(shown, columns, width if width is not None else _width())
+    return table(shown, columns, width if width is not None else terminal_width())
+
+
+def leg_table(rows: list[dict[str, Any]], width: int | None = None) -> str:
+    """For people: the legs of a FreeSWITCH; columns in which nothing is known are left out."""
+    unknown: tuple[object, ...] = (None, "", (), [])
+    columns = [name for name in LEG_COLUMNS if any(row.get(name) not in unknown for row in rows)]
+    shown = [
+        {name: _rounded(name, row.get(name)) for name in columns}
+        | {"created_at": row["created_at"][:23].replace("T", " ") + "Z"}
+        for row in rows
+    ]
+    return table(shown, columns, width if width is not None else terminal_width())
 
 
 def _rounded(name: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a column holds
@@ -150,7 +183,7 @@ def _rounded(name: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a column
     return round(value) if name.endswith("_ms") else round(value, 2)
 
 
-def _width() -> int | None:
+def terminal_width() -> int | None:
     """The terminal's width; None for a file or a pipe, where nothing is clipped."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
