@@ -5,7 +5,7 @@ ARGS ?=
 HOURS ?= 6
 CALLS ?= 1000
 
-.PHONY: help run demo test check live live-media fuzz bench chaos soak clean
+.PHONY: help run demo test check live live-media fuzz bench bench-esl chaos soak clean
 
 help:
 	@echo "make run      start the sidecar: HEP on 127.0.0.1:9060, HTTP on 127.0.0.1:9080"
@@ -16,6 +16,7 @@ help:
 	@echo "make live-media  18 calls with real RTP through Kamailio and rtpengine: truth against record"
 	@echo "make fuzz     a coverage-guided minute per parser (SECONDS=60)"
 	@echo "make bench    load generator against a fresh sidecar: loss, CPU, memory"
+	@echo "make bench-esl  readers of FreeSWITCH's events: ours, plain and JSON, and greenswitch"
 	@echo "make chaos    two hours of faults, floods and attacks; the table goes to OUT=..."
 	@echo "make soak     HOURS=6 of steady load: does memory grow; the table goes to OUT=..."
 	@echo "make clean    remove the virtual environment and caches"
@@ -64,7 +65,7 @@ live: .venv/test
 	SIPSIDECAR_REQUIRE_LIVE=1 SIPSIDECAR_LIVE_CALLS=$(CALLS) $(BIN)/python -m pytest tests/live/test_sipp.py -s $(ARGS)
 
 live-media: .venv/test
-	SIPSIDECAR_REQUIRE_LIVE=1 $(BIN)/python -m pytest tests/live/test_media.py -s $(ARGS)
+	SIPSIDECAR_REQUIRE_LIVE=1 $(BIN)/python -m pytest tests/live/test_media_live.py -s $(ARGS)
 
 SECONDS ?= 60
 fuzz: .venv/test
@@ -75,6 +76,9 @@ bench: .venv/run
 	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
+bench-esl: .venv/test
+	@$(BIN)/python tests/bench/esl_readers.py $(ARGS)
+
 OUT ?= $(or $(TMPDIR),/tmp)/sipsidecar-$@.txt
 CHAOS := PYTHONPATH=tests $(BIN)/python -m
 # Each is a script of tests/chaos with its flags; they share no state, and one that fails stops none.
@@ -82,7 +86,7 @@ chaos: .venv/test
 	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }
 	@rm -f "$(OUT)"; failed=0; \
 	for each in storage "storage --sidecar-kills 5" "storage --sidecar-kills 5 --write-ahead" \
-		disk flood hostile pair "soak --hours 0.5"; do \
+		disk flood hostile pair freeswitch "soak --hours 0.5"; do \
 		echo "== $$each"; $(CHAOS) chaos.$$each --out "$(OUT)" $(ARGS) || failed=1; \
 	done; \
 	echo "== the results are in $(OUT)"; exit $$failed
