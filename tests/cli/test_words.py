@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from running import CORPUS
+from sipsidecar.cli import words
 from sipsidecar.cli.words import CALL_COLUMNS
 from terminal import Row, Run, on_terminal
 
@@ -55,3 +56,7 @@ def test_on_a_terminal_a_replay_shows_its_progress_and_clears_it() -> None:
     shown = on_terminal(["replay", str(CORPUS / "kamailio/a_answered.pcap")], 200)
     assert re.match(r"(\r *\d+ % of 0\.4 MB)+\r +\rstarted_at", shown)
     assert "645 packets, 50 calls" in shown
+
+
+def test_a_row_without_a_call_id_says_null() -> None:
+    assert words.readable({"call_id": "", "from_tag": ""}) == {"call_id": None, "from_tag": ""}

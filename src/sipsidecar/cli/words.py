@@ -125,13 +125,15 @@ def iso(at: int) -> str:
 
 
 def readable(fields: dict[str, Any]) -> dict[str, Any]:
-    """Times as ISO 8601 UTC, evidence as an object; everything else as it is."""
+    """Times as ISO 8601 UTC, evidence as an object, no Call-ID as null; all else as it is."""
     return {key: _readable(key, value) for key, value in fields.items()}
 
 
 def _readable(key: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a column holds
     if value is not None and (key == "at" or key.endswith("_at")):
         return iso(value)
+    if key == "call_id" and not value:
+        return None  # a primary key cannot be
     if isinstance(value, str) and key == "evidence":
         with contextlib.suppress(ValueError, RecursionError):
             return msgspec.json.decode(value)
