@@ -412,6 +412,35 @@ def test_a_switch_that_cannot_label_a_metric_is_refused(name: str) -> None:
     assert told.startswith("freeswitch.switches: a name has 1 to 64 letters, digits, _ or -")
 
 
+def test_the_name_of_all_other_switches_is_no_switchs_own() -> None:
+    told = error_of(None, {}, {"freeswitch.switches": {"other": "127.0.0.1:8021"}})
+    assert told.startswith("freeswitch.switches: `other` stands for all")
+
+
+@pytest.mark.parametrize(
+    ("users", "passwords", "told"),
+    [
+        ({"fs2": "a@b"}, {"*": HUSH}, "freeswitch.users: 'fs2' is not in freeswitch.switches"),
+        ({"fs1": "nobody"}, {"*": HUSH}, "freeswitch.users: expected USER@DOMAIN for fs1"),
+        ({}, {}, 'freeswitch.passwords: fs1 has none: set { fs1 = "file:/path" }, or one for "*"'),
+        ({}, {"fs2": HUSH}, "freeswitch.passwords: fs1 has none"),
+        ({}, {"fs1": "two\nhush"}, "freeswitch.passwords: fs1: expected one line of text"),
+        ({"fs1": "a\n@b"}, {"*": HUSH}, "freeswitch.passwords: fs1: expected one line of text"),
+    ],
+)
+def test_a_switch_that_nobody_could_log_in_to_is_refused(
+    users: dict[str, str], passwords: dict[str, str], told: str
+) -> None:
+    flags: dict[str, object] = {
+        "freeswitch.switches": {"fs1": "127.0.0.1:8021"},
+        "freeswitch.users": users,
+        "freeswitch.passwords": passwords,
+    }
+    error = error_of(None, {}, flags)
+    assert error.startswith(told)
+    assert "hush" not in error
+
+
 def test_a_switch_without_a_port_is_refused() -> None:
     told = error_of(None, {}, {"freeswitch.switches": {"fs1": "127.0.0.1"}})
     assert "expected ADDR:PORT" in told

@@ -8,6 +8,7 @@ import pytest
 import reports
 from sim import EPOCH, Line, World, packet, sip_text
 from sipsidecar.calls.events import CallRecord, MediaRecord, QualityInterval
+from sipsidecar.calls.hearing import MAX_SSRCS
 from sipsidecar.calls.table import Retraction
 from sipsidecar.pipeline import Restored
 from sipsidecar.wire import hep
@@ -189,6 +190,15 @@ def test_media_without_calls_takes_at_most_a_quarter_of_the_room() -> None:
     assert world.pipeline.snapshot(world.now).limits["media"] == 3
 
 
+def test_reports_over_the_caps_of_a_call_are_counted() -> None:
+    world = World()
+    one = reports.datagram(reports.conversation()[0], CALL_ID)
+    known = str(reports.CALLER_SSRC).encode()
+    for number in range(MAX_SSRCS + 3):
+        world.send(one.replace(known, b"%d" % (100_000_000 + number)), 0.0)
+    assert world.pipeline.snapshot(world.now).limits["media-reports"] >= 3
+
+
 def test_what_is_no_rtcp_is_counted_and_stored_all_the_same() -> None:
     world = World()
     for payload in (b"\x81\xc8\x00", b"\x80\xc9\xff\xff1234", b'{"type": 200, "ssrc": []}'):
@@ -199,7 +209,7 @@ def test_what_is_no_rtcp_is_counted_and_stored_all_the_same() -> None:
     assert len(world.stored) == 4
 
 
-def _rtcp(payload: bytes) -> bytes:
+def _rtcp(payload: bytes, call_id: str | None = CALL_ID) -> bytes:
     return hep.encode(
         source=bytes([192, 0, 2, 1]),
         destination=bytes([198, 51, 100, 2]),
@@ -209,7 +219,7 @@ def _rtcp(payload: bytes) -> bytes:
         captured_at=EPOCH,
         protocol_type=5,
         agent_id=3001,
-        correlation_id=CALL_ID.encode(),
+        correlation_id=call_id.encode() if call_id else None,
         payload=payload,
     )
 
@@ -284,7 +294,8 @@ def test_media_without_a_call_is_taken_back_when_its_call_is_seen() -> None:
     assert {one.from_tag for one in _media(world).values()} == {"a"}
 
 
-def test_media_that_is_encrypted_is_counted_and_said_to_be_so() -> None:
+@pytest.mark.parametrize("call_id", [CALL_ID, None])
+def test_media_that_is_encrypted_is_counted_and_said_to_be_so(call_id: str | None) -> None:
     world = World()
     secret = (
         b"\x81\xc9\x00\x07\x11\x11\x11\x11"
@@ -295,7 +306,7 @@ def test_media_that_is_encrypted_is_counted_and_said_to_be_so() -> None:
     for at, datagram in _events([]):
         world.send(datagram, at)
         if at == 5.1:
-            world.send(_rtcp(secret), 6.0)
+            world.send(_rtcp(secret, call_id), 6.0)
     world.run_out()
     assert world.pipeline.snapshot(world.now).reports == {"encrypted": 1}
     assert {one.unrated for one in _media(world).values()} == {"encrypted"}

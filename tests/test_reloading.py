@@ -56,9 +56,14 @@ def other(key: str, default: object) -> object:
     return [SECRET] if default == () else SECRET
 
 
-TOGETHER = {
+TOGETHER: dict[str, dict[str, object]] = {
     "hep.tls_listen": {"hep.tls_listen": "127.0.0.1:2"},
     "hep.tls_client_ca": {"hep.tls_listen": "127.0.0.1:2"},
+    "freeswitch.switches": {"freeswitch.passwords": {"*": SECRET}},
+    "freeswitch.users": {
+        "freeswitch.switches": {"fs1": "127.0.0.1:8021"},
+        "freeswitch.passwords": {"*": SECRET},
+    },
     "privacy.mask_users": {"privacy.key": SECRET},
     "privacy.mask_names": {"privacy.key": SECRET},
 }

@@ -103,6 +103,7 @@ async def test_a_wrong_password_is_told_on_the_page_and_never_shown(board: Board
     (page,) = board.board.page()
     assert not page["connected"]
     assert "another" not in str(page)
+    assert page["connection"] == {"login-refused": 1, "errors": 0}
 
 
 async def test_a_configuration_without_switches_connects_to_none() -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from sipsidecar.gate import Gate
 from sipsidecar.tables import printable
+from sipsidecar.wire import esl
 
 DEFAULT_FILE = Path("/etc/sipsidecar/sipsidecar.toml")
 PREFIX = "SIPSIDECAR_"
@@ -361,6 +362,8 @@ def _check_switches(switches: dict[str, str]) -> None:
     for name, address in switches.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
             raise ValueError(f"a name has 1 to 64 letters, digits, _ or -, got {name!r}")
+        if name == "other":
+            raise ValueError("`other` stands for all switches without a name: choose another one")
         parse_address(address)
 
 
@@ -491,6 +494,24 @@ def _check_whole(config: Config, sources: Mapping[str, str]) -> None:
         Gate(keys=hep.keys)
     except ValueError as error:
         raise wrong("hep.keys", str(error)) from None
+    fs = config.freeswitch
+    if lost := sorted(fs.users.keys() - fs.switches.keys()):
+        raise wrong("freeswitch.users", f"{lost[0]!r} is not in freeswitch.switches")
+    for name in fs.switches:
+        user, password = fs.users.get(name), fs.passwords.get(name, fs.passwords.get("*"))
+        if not password:
+            raise wrong(
+                "freeswitch.passwords",
+                f'{name} has none: set {{ {name} = "file:/path" }}, or one for "*"',
+            )
+        try:
+            _ = esl.userauth(user, password) if user else esl.auth(password)
+        except esl.EslError as error:
+            if error.why == "user":
+                raise wrong(
+                    "freeswitch.users", f"expected USER@DOMAIN for {name}, got {user!r}"
+                ) from None
+            raise wrong("freeswitch.passwords", f"{name}: expected one line of text") from None
     if (privacy.mask_users or privacy.mask_names) and not privacy.key:
         raise wrong("privacy.key", "masking needs a key, such as file:/etc/sipsidecar/mask.key")
     known = bool(hep.allow or hep.keys or hep.insecure)

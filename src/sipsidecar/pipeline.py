@@ -224,7 +224,7 @@ class Pipeline:
             correlation = packet.correlation_id
             call_id = sip.text(correlation[: sip.MAX_CALL_ID]) if correlation else None
             transport = hep.transport_name(packet.ip_protocol, None)
-            for said in self._reports(kind, packet):
+            for said in self._reports(kind, packet, now):
                 call_id = self._join_media(said, call_id, packet, agent, now, received_at)
             payload = self._mask.payload(kind, packet.payload)
             self._store(
@@ -370,17 +370,18 @@ class Pipeline:
                 "calls": calls.refused_calls,
                 "memory": calls.refused_memory,
                 "facts": calls.refused_facts,
-                "lingering": calls.evicted,
+                "lingering": calls.evicted + legs.evicted,
                 "transactions": transactions.refused,
                 "agents": self.agents.overflow,
                 "streams": self._oddities["stream-evicted"],
                 "media": calls.refused_media,
+                "media-reports": calls.refused_reports,
                 "legs": legs.refused_legs + legs.refused_memory,
                 "leg-links": legs.refused_links + legs.refused_uuids,
                 "media-addresses": calls.index.refused + calls.index.ambiguous,
             },
-            orphans=calls.orphans + transactions.orphans,
-            revisions=calls.revisions,
+            orphans=calls.orphans + transactions.orphans + legs.strays,
+            revisions=calls.revisions + legs.revisions,
             finals=dict(self._finals),
             attempt_finals=dict(self._attempt_finals),
             registrations=dict(self._registrations),
@@ -394,6 +395,7 @@ class Pipeline:
             findings=dict(self._findings),
             reports=dict(self._reported + self.bridging.reports),
             unrated=dict(self._unrated),
+            legs_unended=legs.given_up,
         )
 
     # -- SIP
@@ -449,7 +451,7 @@ class Pipeline:
 
     # -- media
 
-    def _reports(self, kind: hep.Kind, packet: hep.Packet) -> Sequence[Said]:
+    def _reports(self, kind: hep.Kind, packet: hep.Packet, now: float) -> Sequence[Said]:
         """What a payload that is no SIP says of media; what makes no sense is counted."""
         try:
             return _reports_in(kind, packet.payload)
@@ -461,6 +463,7 @@ class Pipeline:
                     sip.text(correlation[: sip.MAX_CALL_ID]) if correlation else None,
                     (packet.source, packet.source_port),
                     (packet.destination, packet.destination_port),
+                    now,
                 )
             elif error.why not in _NO_REPORT:
                 self._reported["refused"] += 1

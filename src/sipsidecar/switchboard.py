@@ -13,6 +13,9 @@ from sipsidecar.pipeline import Pipeline
 from sipsidecar.signals.snapshot import SwitchFigures
 from sipsidecar.wire import esl
 
+_OWN_FIGURES = frozenset({"events", "bytes", "refused"})
+"""Counters of a client that are shown by themselves."""
+
 
 class Switchboard:
     """Every switch of the configuration, connected or not."""
@@ -46,9 +49,9 @@ class Switchboard:
 
     def figures(self, now: float) -> tuple[SwitchFigures, ...]:
         """What metrics and health show: what each said, and how the connection to it is."""
-        states = {client.name: client.status() for client in self._clients}
+        clients = {client.name: client for client in self._clients}
         return tuple(
-            self._with_connection(one, states[one.name]) if one.name in states else one
+            self._with_connection(one, clients[one.name]) if one.name in clients else one
             for one in self._pipeline.switches.snapshot(now)
         )
 
@@ -62,7 +65,8 @@ class Switchboard:
             for one in self.figures(now)
         ]
 
-    def _with_connection(self, figures: SwitchFigures, state: SwitchState) -> SwitchFigures:
+    def _with_connection(self, figures: SwitchFigures, client: FreeSwitch) -> SwitchFigures:
+        state = client.status()
         connected = state.connected and state.since is not None
         return msgspec.structs.replace(
             figures,
@@ -71,6 +75,10 @@ class Switchboard:
             events=state.events,
             refused=state.refused,
             reconnects=state.reconnects,
+            connection={
+                what: count for what, count in client.counters.items() if what not in _OWN_FIGURES
+            }
+            | {"errors": client.errors},
             lag_seconds=state.lag_seconds,
         )
 

@@ -10,7 +10,7 @@ from sipsidecar.calls.events import CallRecord, ConversationRecord, LegRecord, M
 from sipsidecar.calls.table import Retraction
 from sipsidecar.pipeline import Output, Pipeline
 from sipsidecar.privacy import Mask
-from sipsidecar.wire import esl
+from sipsidecar.wire import esl, hep
 from sipsidecar.wire.pcap import Reader
 
 CORPUS = Path(__file__).parent.parent / "corpus/freeswitch"
@@ -159,6 +159,79 @@ def test_sip_that_comes_after_all_takes_the_call_of_events_back() -> None:
     assert [(one.call_id, one.received_at) for one in gone] == [(made.call_id, made.received_at)]
 
 
+@pytest.mark.parametrize("seconds", [3, 20, 60])
+def test_sip_that_comes_late_takes_the_call_of_events_back_by_itself(seconds: int) -> None:
+    ids = {"01-answered-caller-bye-1-11612@127.0.0.1": "hep3-bridged-1-13955@127.0.0.1"}
+    packets = mirrored("hep-v3-full.pcap")
+    told = events("01")
+    delta = packets[0][0] - max(map(at, told)) - seconds * 1_000_000
+    house = House().feed([moved(event, delta, ids) for event in told], packets).over()
+    (made,) = [
+        one for one in house.outputs if isinstance(one, CallRecord) and "from_esl" in one.flags
+    ]
+    gone = [one for one in house.outputs if isinstance(one, Retraction)]
+    assert (made.call_id, "", made.received_at) in [
+        (one.call_id, one.from_tag, one.received_at) for one in gone if one.stream is None
+    ]
+    leg = house.legs()[made.call_id]
+    assert (leg.sip_code, leg.sip_code_source) == (200, "wire")
+
+
+def test_a_leg_whose_end_was_told_long_after_its_sip_makes_no_second_call() -> None:
+    """The connection was lost meanwhile: the SIP call is over and forgotten."""
+    ids = {"01-answered-caller-bye-1-11612@127.0.0.1": "hep3-bridged-1-13955@127.0.0.1"}
+    packets = mirrored("hep-v3-full.pcap")
+    told = events("01")
+    delta = packets[0][0] - min(map(at, told)) + 40_000
+    told = [moved(event, delta, ids) for event in told]
+    begun = [one for one in told if "HANGUP" not in one.event_name and "DEST" not in one.event_name]
+    house = House().feed(begun, packets)
+    house.run_until(house.now + 300)
+    house.pipeline.bridging.legs.reconcile("fs1", [], house.now)
+    house.over()
+    assert house.legs()[ids[min(ids)]].flags == ("end_unseen",)
+    calls = [one for one in house.outputs if isinstance(one, CallRecord)]
+    assert not [one for one in calls if "from_esl" in one.flags]
+
+
+def test_a_leg_of_which_sip_showed_no_call_is_recorded_from_its_events() -> None:
+    """Mirroring began with a stray ACK, which is dismissed long before the leg ends."""
+    told = events("01")
+    call_id = "01-answered-caller-bye-1-11612@127.0.0.1"
+    stray = (
+        b"ACK sip:b@h SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKx\r\n"
+        b"From: <sip:a@h>;tag=f\r\nTo: <sip:b@h>;tag=t\r\nCSeq: 1 ACK\r\n"
+        b"Call-ID: %s\r\nContent-Length: 0\r\n\r\n" % call_id.encode()
+    )
+    ends = [one for one in told if one.caller_channel_hangup_time not in (None, "0")]
+    begun = [one for one in told if one not in ends]
+    packet = hep.encode(
+        source=b"\x7f\0\0\1",
+        destination=b"\x7f\0\0\1",
+        source_port=5060,
+        destination_port=5061,
+        payload=stray,
+        captured_at=at(begun[1]),
+        agent_id=1,
+    )
+    house = House().feed(begun, [(at(begun[1]), packet)])
+    house.feed([moved(one, 300_000_000, {}) for one in ends]).over()
+    assert house.calls()[call_id].final_origin == "esl"
+
+
+def test_a_call_id_that_looks_like_a_list_joins_no_other_call() -> None:
+    ids = {"01-answered-caller-bye-1-11612@127.0.0.1": "hep3-bridged-1-13955@127.0.0.1"}
+    body = (
+        b'{"Event-Name":"CHANNEL_DESTROY","Unique-ID":"u","Call-Direction":"inbound",'
+        b'"variable_sip_call_id":["hep3-bridged-1-13955@127.0.0.1"],"Hangup-Cause":"USER_BUSY"}'
+    )
+    packets = mirrored("hep-v3-full.pcap")
+    house = House().feed((), packets)
+    house.pipeline.receive_event("fs1", esl.parse_json(body), house.now, packets[-1][0])
+    house.over()
+    assert set(house.legs()) == {f"ARRAY::{ids[min(ids)]}"}
+
+
 def test_reports_of_a_leg_become_media_of_its_call_in_the_right_direction() -> None:
     house = House().feed(events("22")).over()
     media = house.media()
@@ -258,3 +331,12 @@ def test_what_is_remembered_of_calls_told_by_events_is_capped(
     monkeypatch.setattr("sipsidecar.calls.bridging.MAX_TOLD", 1)
     house = House().feed([*events("01"), *events("02"), *events("03")]).over()
     assert len(house.calls()) == 3
+
+
+def test_events_of_no_leg_and_legs_without_an_end_are_shown() -> None:
+    house = House()
+    born = next(one for one in events("10") if one.event_name == "CHANNEL_CREATE")
+    house.feed([born, msgspec.structs.replace(born, event_name="RECV_RTCP_MESSAGE", unique_id="?",
+        caller_channel_created_time=None)]).over()  # fmt: skip
+    said = house.pipeline.snapshot(house.now)
+    assert (said.orphans, said.legs_unended) == (1, 1)

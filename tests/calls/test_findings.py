@@ -259,7 +259,6 @@ def test_media_that_begins_long_after_the_answer_is_dead_air() -> None:
     air = found(of(direction(), late))["dead_air"]
     assert air.direction == BACK
     assert air.evidence["silence_seconds"] == 2.1
-    assert air.evidence["estimated"] is True
     soon = direction(BACK, first_media_at=START + 1_900_000)
     assert found(of(direction(), soon)) == {}
 

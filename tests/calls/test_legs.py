@@ -703,6 +703,27 @@ def test_the_end_of_a_leg_that_came_after_all_takes_the_flag_away() -> None:
     assert table.given_up == 0
 
 
+def test_a_leg_that_is_heard_of_after_a_restart_lives() -> None:
+    table = LegTable()
+    table.receive("one", create("a"), 0.0, 0)
+    table.forget_switch("one", "new")
+    table.receive("one", event("CHANNEL_ANSWER", "a"), 1.0, 0)
+    assert run(table, 60.0) == []
+    assert table.live("one") == 1
+
+
+def test_a_code_that_the_wire_shows_while_the_leg_lingers_is_told() -> None:
+    codes: dict[str, int] = {}
+    table = LegTable(codes.get)
+    records = told([create("a", variable_sip_call_id="x"), *end("a")], table)
+    assert [(leg.sip_code, leg.sip_code_source) for leg in legs_of(records)] == [(486, "derived")]
+    codes["x"] = 600
+    (leg,) = legs_of(run(table, SETTLE + LINGER))
+    assert (leg.sip_code, leg.sip_code_source, leg.revision) == (600, "wire", 1)
+    assert table.mirrored == {"x"}
+    assert len(table) == 0
+
+
 def test_legs_that_a_switch_does_not_list_end_unseen() -> None:
     table = LegTable()
     for uuid in ("gone", "up", "heard"):

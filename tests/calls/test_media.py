@@ -378,6 +378,24 @@ def _about(report: rtcp.Report, ssrc: int) -> rtcp.Report:
     return msgspec.structs.replace(report, blocks=blocks)
 
 
+def test_what_a_node_that_transcodes_sends_is_heard_though_its_ssrc_never_speaks() -> None:
+    seen = [
+        (_about(report, 0x44444444 if report.ssrc == CALLEE_SSRC else 0x55555555), *rest)
+        for report, *rest in talk(caller(loss=0.05), callee(jitter=480))
+    ]
+    facts = facts_of(seen)  # type: ignore[arg-type]
+    ingress = agreement("ingress", CALLER, TO_CALLER, "opus", clock_rate=48_000)
+    egress = agreement("egress", TO_CALLEE, CALLEE, "PCMU")
+    media = media_of(facts, Negotiation(ingress=(ingress,), egress=(egress,)))
+    forth, back = record_of(media, FORTH), record_of(media, BACK)
+    assert (forth.segment, forth.ssrc, forth.rated) == ("from_middle", 0x44444444, True)
+    assert forth.loss_percent == pytest.approx(5.0, abs=0.02)
+    assert (back.segment, back.ssrc, back.mos_scale) == ("from_middle", 0x55555555, "fb")
+    assert back.jitter_ms == pytest.approx(10.0)
+    assert (forth.packets_sent, back.packets_sent) == (3000, 3020)
+    assert media.implausible == 0
+
+
 def test_an_ssrc_that_never_spoke_before_its_sender_took_another_is_kept() -> None:
     early = [each for each in talk(caller(ssrc=0x55555555, loss=0.1), seconds=10)
              if each[0].ssrc == CALLEE_SSRC]  # fmt: skip
@@ -452,7 +470,6 @@ def test_one_empty_report_at_the_end_proves_nothing() -> None:
 
 def test_media_begins_where_the_first_counts_say() -> None:
     direction = by_stream(media_of(facts_of(talk())))[FORTH]
-    assert direction.first_media_estimated
     assert direction.first_media_at is not None
     assert abs(direction.first_media_at - START) < 500_000
 
@@ -461,7 +478,6 @@ def test_encrypted_reports_are_told_as_the_reason_for_no_mos() -> None:
     facts = Facts()
     facts.see_encrypted()
     media = media_of(facts)
-    assert media.encrypted == 1
     assert [direction.record.unrated for direction in media.directions] == ["encrypted"] * 2
 
 

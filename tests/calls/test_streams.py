@@ -487,6 +487,13 @@ def test_one_senseless_block_among_others_is_left_out() -> None:
     assert (pair.expected, pair.lost, pair.restarts, pair.implausible) == (500, 4, 0, 1)
 
 
+def test_one_senseless_count_of_lost_packets_is_no_loss_of_everything() -> None:
+    told = [_rr(5 * i, _block(1000 + 250 * i)) for i in range(5)]
+    told[3] = _rr(15, _block(1750, 57_363))
+    pair = _pair(told)
+    assert (pair.expected, pair.lost, pair.restarts, pair.implausible) == (1000, 0, 0, 1)
+
+
 def test_an_older_view_by_a_clock_that_is_off_is_no_restart() -> None:
     late = _rr(6, _block(1200, 1))._replace(clock=2)
     pair = _pair([_rr(0, _block(1000)), _rr(5, _block(1250, 2)), late, _rr(10, _block(1500, 4))])
@@ -771,6 +778,16 @@ def test_a_sender_counts_what_it_sent_and_what_it_did_not_hear() -> None:
         packets=100,
         clock_rate=None,
     )
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_one_senseless_count_of_sent_packets_is_not_how_many_were_sent(where: int) -> None:
+    captures = [_sr(5 * i, 250 * i) for i in (1, 2, 3)]
+    captures[where] = _sr(5 * (where + 1), 0xF000_0000)
+    one = _sender(captures, A)
+    assert one.packets == (500 if where == 2 else 750)
+    assert one.first_packets == (500 if where == 0 else 250)
+    assert one.sender_reports == 3
 
 
 def test_a_party_that_never_sent_has_no_count() -> None:

@@ -579,7 +579,15 @@ def test_a_publish_of_voice_quality_is_marked(run: Run, database: str) -> None:
 
 
 EVIDENCE = {
-    "one_way_audio": [{"direction": "callee_to_caller", "sent": 1500, "heard": 0, "seconds": None}],
+    "one_way_audio": [
+        {
+            "direction": "callee_to_caller",
+            "sent": 1500,
+            "heard": 0,
+            "seconds": None,
+            "other_direction": {"sends": True, "packets": 9.0},
+        }
+    ],
     "low_mos": [
         {"direction": "caller_to_callee", "mos": 2.98765, "hosts": ["a", HOSTILE]},
         {"direction": "callee_to_caller", "mos": 3.0},
@@ -635,11 +643,14 @@ def test_under_a_ladder_stands_the_media_of_each_direction_and_what_is_wrong_wit
     assert findings[1:] == [
         "low_mos callee_to_caller: mos 3",
         "no_media",
-        "one_way_audio callee_to_caller: sent 1500, heard 0",
+        "one_way_audio callee_to_caller: sent 1500, heard 0, other_direction (sends yes, packets 9)",
     ]
     assert all(char.isprintable() for char in said.out.replace("\n", ""))
     narrow = run("ladder", "--dsn", heard, HEARD, "--width", "60").out
     assert max(map(len, narrow.splitlines())) <= 60
+    piped = run("ladder", "--dsn", heard, HEARD).out
+    assert piped.split("\n\n")[-1] == told
+    assert all(char.isprintable() for char in piped.replace("\n", ""))
 
 
 def test_media_follows_the_messages_of_a_ladder_as_json(run: Run, heard: str) -> None:

@@ -435,6 +435,7 @@ SWITCH = SwitchFigures(
     events=500,
     refused=5,
     reconnects=7,
+    connection={"lost": 3, "errors": 0},
     lag_seconds=0.25,
 )
 
@@ -574,7 +575,7 @@ ALLOWED = {
     ("live_calls", "state"): {"trying", "ringing", "answered"},
     ("calls", "class"): CLASSES,
     ("calls", "code"): CODES,
-    ("calls", "origin"): {"callee", "caller", "proxy", "admission", "inferred", "unknown"},
+    ("calls", "origin"): {"callee", "caller", "proxy", "admission", "inferred", "esl", "unknown"},
     ("attempts", "class"): CLASSES,
     ("attempts", "code"): CODES,
     ("registrations", "code"): CODES,
@@ -587,7 +588,7 @@ ALLOWED = {
     ("media_reports", "what"): set(REPORTS),
     ("media_unrated", "why"): set(UNRATED),
     ("limits", "cap"): {"calls", "facts", "lingering", "transactions", "agents", "streams",
-        "memory", "media", "media-addresses", "legs", "leg-links",
+        "memory", "media", "media-reports", "media-addresses", "legs", "leg-links",
     },
     ("agent_packets", "agent"): {"edge", "other"},
     ("agent_last_seen_seconds", "agent"): {"edge", "other"},
@@ -595,13 +596,14 @@ ALLOWED = {
     ("build_info", "version"): {"1.2.3"},
     ("freeswitch_gateways", "state"): set(GATEWAY_STATES),
     ("freeswitch_limits", "cap"): set(SWITCH_CAPS),
+    ("freeswitch_connection_events", "event"): {"lost", "errors"},
     **{
         (f"freeswitch_{name}", "switch"): {"fs1", "other"}
         for name in (
             "up", "sessions", "sessions_max", "sessions_per_second", "sessions_per_second_limit",
             "idle_cpu_ratio", "live_legs", "heartbeat_age_seconds", "lag_seconds", "registrations",
             "registrations_approximate", "events", "reconnects", "restarts", "drift", "gateways",
-            "refused", "limits",
+            "refused", "limits", "connection_events",
         )
     },
 }  # fmt: skip

@@ -763,6 +763,36 @@ def test_legs_that_live_at_once_are_sessions_even_without_a_heartbeat(tmp_path: 
     assert run.switches["fs1"].sessions_seen == 3
 
 
+def test_legs_of_a_switch_that_restarted_in_a_transcript_end_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.esl"
+    path.write_bytes(
+        event(EPOCH, "CHANNEL_CREATE", Unique_ID="old", Core_UUID="c1")
+        + event(EPOCH + 10 * SECOND, "HEARTBEAT", Core_UUID="c2")
+        + event(EPOCH + 60 * SECOND, "HEARTBEAT", Core_UUID="c2")
+    )
+    pipeline = Pipeline()
+    run = Replay([path], pipeline)
+    legs = [(one.flags, run.events) for one in run if isinstance(one, LegRecord)]
+    assert legs == [(("end_unseen", "restarted"), 2)]
+    assert run.switches["fs1"].restarts == 1
+
+
+def test_hosts_of_one_name_that_take_turns_restart_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.esl"
+    path.write_bytes(
+        event(EPOCH, "CHANNEL_CREATE", Unique_ID="a", Core_UUID="c1")
+        + b"".join(
+            event(EPOCH + n * SECOND, Unique_ID="a", Core_UUID=f"c{1 + n % 2}") for n in range(1, 9)
+        )
+        + event(EPOCH + 9 * SECOND, "CHANNEL_DESTROY", Unique_ID="a", Core_UUID="c1")
+    )
+    pipeline = Pipeline()
+    run = Replay([path], pipeline)
+    newest = [one for one in run if isinstance(one, LegRecord)]
+    assert [one.flags for one in newest] == [()]
+    assert run.switches["fs1"].restarts == 1
+
+
 def test_names_of_switches_beyond_the_cap_are_not_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -387,11 +387,24 @@ class TestHostileTexts:
         assert told.rtcp == {"Event-Name": "SEND_RTCP_MESSAGE", "SSRC": "\\x00", "\\x00": "1"}
 
     def test_a_list_is_its_first_element(self) -> None:
-        told = parse_json(event("X", variable_sip_call_id=["a", "b"], Phrase=[], State=[["c"]]))
-        assert told.variable_sip_call_id == "a"
-        assert (told.phrase, told.state) == (None, None)
-        plain = b"Event-Name: X\nvariable_sip_call_id: ARRAY%3A%3Aa%7C%3Ab\n\n"
-        assert parse_plain(plain).variable_sip_call_id == "a"
+        told = parse_json(event("X", Gateway=["a", "b"], Phrase=[], State=[["c"]]))
+        assert (told.gateway, told.phrase, told.state) == ("a", None, None)
+        plain = b"Event-Name: X\nGateway: ARRAY%3A%3Aa%7C%3Ab\n\n"
+        assert parse_plain(plain).gateway == "a"
+
+    @pytest.mark.parametrize("parts", [["victim"], ["victim", "b"], ["victim", ""]])
+    def test_an_id_that_looks_like_a_list_is_not_the_id_of_another(self, parts: list[str]) -> None:
+        whole = "ARRAY::" + "|:".join(parts)
+        headers = {"variable_sip_call_id": parts, "Unique-ID": parts, "Channel-Call-UUID": parts}
+        told = parse_json(json.dumps({"Event-Name": "CHANNEL_CREATE", **headers}).encode())
+        ids = (told.variable_sip_call_id, told.unique_id, told.channel_call_uuid)
+        assert ids == (whole, whole, whole)
+        plain = f"Event-Name: X\nvariable_sip_call_id: {whole}\nUnique-ID: {whole}\n\n"
+        read = parse_plain(plain.encode())
+        assert (read.variable_sip_call_id, read.unique_id) == (whole, whole)
+
+    def test_an_id_of_parts_that_are_no_text_is_none(self) -> None:
+        assert parse_json(event("X", Unique__ID=["a", 1])).unique_id is None
 
     def test_a_list_beyond_all_measure_is_none(self) -> None:
         told = parse_json(event("X", Phrase=["a"] * 20_000, State="s"))

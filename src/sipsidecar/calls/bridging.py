@@ -32,15 +32,21 @@ class Bridging:
     def __init__(self, calls: CallTable, agents: Agents, *, max_legs: int, linger: float) -> None:
         self._calls = calls
         self._agents = agents
-        self.legs = LegTable(calls.final_code, max_legs=max_legs, linger=linger)
+        self.legs = LegTable(self._final_code, max_legs=max_legs, linger=linger)
         self._told: dict[str, CallRecord] = {}
         """By Call-ID: what was recorded from events alone."""
+        self._disproved: list[Retraction] = []
         self.reports: Counter[str] = Counter()
         """Reports of media by what became of them."""
 
     def receive(self, switch: str, event: esl.Event, now: float, received_at: int) -> None:
         """One event of a FreeSWITCH; its name is the configured one, or its own in a transcript."""
         self.legs.receive(switch, event, now, received_at)
+        leg = self.legs.leg_of(event.unique_id or "")
+        if leg is not None and not leg.left and leg.call_id:
+            # As of its last event: the SIP call may be forgotten before a leg whose end was not
+            # heard. Not for ever: what was seen may prove to be no call, and is dismissed.
+            leg.mirrored = self._calls.has_sip(leg.call_id)
         if event.event_name in (RECEIVED, SENT):
             self._report(switch, event, now, received_at)
         elif event.event_name == "CHANNEL_HANGUP_COMPLETE":
@@ -53,7 +59,26 @@ class Bridging:
             found.append(record)
             if isinstance(record, LegRecord):
                 found += self._of_a_call(record)
+        self.legs.mirrored.clear()
+        found += self._disproved
+        self._disproved.clear()
         return found
+
+    def _final_code(self, call_id: str) -> int | None:
+        """What SIP shows, which is asked for at each look at a leg; what was said without it goes."""
+        if not self._calls.has_sip(call_id):
+            return None
+        # The SIP call may be forgotten before the records of this look are drained.
+        self.legs.mirrored.add(call_id)
+        if call_id in self._told:
+            self._disprove(call_id)
+        return self._calls.final_code(call_id)
+
+    def _disprove(self, call_id: str) -> None:
+        told = self._told.pop(call_id)
+        self._disproved.append(
+            Retraction(call_id, told.from_tag, None, told.received_at, told.revision + 1)
+        )
 
     def _report(self, switch: str, event: esl.Event, now: float, received_at: int) -> None:
         leg = self.legs.leg_of(event.unique_id or "")
@@ -126,13 +151,12 @@ class Bridging:
 
     def _of_a_call(self, leg: LegRecord) -> list[Output]:
         """The call of a leg whose SIP nobody mirrored; what was said so before its SIP came goes."""
-        told = self._told.pop(leg.call_id, None)
-        if not leg.call_id or self._calls.has_sip(leg.call_id):
-            if told is None:
-                return []
-            return [
-                Retraction(told.call_id, told.from_tag, None, told.received_at, told.revision + 1)
-            ]
+        call_id = leg.call_id
+        if not call_id or call_id in self.legs.mirrored or self._calls.has_sip(call_id):
+            if call_id in self._told:
+                self._disprove(call_id)
+            return []
+        told = self._told.pop(call_id, None)
         record = _from_leg(leg, told.revision + 1 if told is not None else 0)
         record = self._calls.rated(record)
         if told is not None and msgspec.structs.replace(record, revision=told.revision) == told:

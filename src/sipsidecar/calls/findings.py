@@ -67,7 +67,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class CallFacts(msgspec.Struct, frozen=True):
-    """What findings ask of the call itself. Times in microseconds by the receiver's clock."""
+    """What findings ask of the call itself. Times in microseconds by the clock it is timed by."""
 
     answered: bool
     answered_at: int | None
@@ -299,7 +299,6 @@ def _dead_air(
                 stream,
                 silence_seconds=_round(late),
                 threshold_seconds=thresholds.dead_air_seconds,
-                estimated=direction.first_media_estimated,
                 packets_sent=direction.sent_packets,
             )
 

@@ -261,6 +261,8 @@ class Hearing:
                 # evidence.
                 speaker = None
             party = OTHER[hearer.party]
+            if not pair.known and hearer.own and self._transcoded(pair):
+                speaker = Voice(party, False)
         return Heard(
             pair,
             speaker,
@@ -281,6 +283,8 @@ class Hearing:
             return False
         if pair.static and not pair.known:
             return True
+        if heard.remade and not pair.known:
+            return False  # rtpengine mirrors what it receives: its own SSRC is never seen to speak
         return any(
             sender.packets
             and sender.ssrc != pair.source_ssrc
@@ -288,6 +292,10 @@ class Hearing:
             and (heard.end or self.parties.voices[sender.ssrc].own is not False)
             for sender in self._meanwhile(pair, heard.party)
         )
+
+    def _transcoded(self, pair: Pair) -> bool:
+        # the codec may change between a report and what it tells of
+        return any(self.settings.transcodes(pair.intervals[i].at) for i in (0, -1))
 
     def _beside(self, heard: Heard) -> bool:
         """Whether a report is of another medium, such as video: audio is reported from elsewhere."""

@@ -121,11 +121,13 @@ def _offsets(dialog: Dialog) -> dict[int, int]:
     if own is None:
         return {}
     apart = {clock: skew - own for clock, skew in skews.items()}
-    return {
+    steps = {
         clock: round(us / SKEW_STEP_US) * SKEW_STEP_US
         for clock, us in apart.items()
         if abs(us) > SKEW_STEP_US
     }
+    # Its own clock is the surest of all: those that are not named here are of unknown skew.
+    return {dialog.order[0]: 0, **steps} if steps else {}
 
 
 def _by_one_clock(

@@ -262,6 +262,7 @@ class Leg:
         "last_now",
         "left",
         "links",
+        "mirrored",
         "number",
         "received_at",
         "revision",
@@ -305,6 +306,8 @@ class Leg:
         self.counted = False
         self.wire_code: int | None = None
         """Final SIP code that was seen; kept, for the SIP call may be forgotten before its leg."""
+        self.mirrored = False
+        """SIP of its Call-ID was known at its last event."""
         self._values: list[str | None] = [None] * len(_PLACES)
         self._keys = [0] * len(_PLACES)
         self._times = [0] * len(_TIMES)
@@ -637,6 +640,8 @@ class LegTable:
         self._live: Counter[str] = Counter()
         self._numbers = 0
         self._records: list[Leaving] = []
+        self.mirrored: set[str] = set()
+        """Call-IDs of records that wait to be drained of which SIP was seen, if only once."""
         self.refuse_new = False
         """Newcomers are refused and counted in `refused_memory`: somebody governs memory."""
         self.refused_legs = 0
@@ -684,7 +689,7 @@ class LegTable:
         elif not leg.left:
             leg.received_at = min(leg.received_at, received_at)
         leg.last_now = now
-        if leg.why == "end_unseen" and not leg.left:  # it lives, after all
+        if leg.why is not None and not leg.left and leg.why != "interrupted":  # it lives, after all
             leg.why = None
             leg.due = now + self._longest
         if not tells:
@@ -923,8 +928,9 @@ class LegTable:
             self._leave(leg)
             leaving = True
         over = conversation.rests is not None and conversation.rests <= now
-        late = conversation.news is not None and (over or conversation.news <= now)
-        if leaving or late:
+        late = conversation.news is not None and conversation.news <= now
+        # The last look: SIP may have come after the events, and no event tells of that.
+        if leaving or late or over:
             self._say(conversation, now)
         if over:
             self._forget(conversation)
@@ -967,6 +973,8 @@ class LegTable:
     def _say_leg(self, leg: Leg, conversation: str) -> None:
         if leg.call_id and (code := self._final_code(leg.call_id)) is not None:
             leg.wire_code = code
+        if leg.mirrored or leg.wire_code is not None:
+            self.mirrored.add(leg.call_id)
         record = leg.record(conversation)
         if leg.said is not None:
             if hash(record) == leg.said:

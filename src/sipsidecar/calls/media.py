@@ -46,7 +46,6 @@ class Direction(msgspec.Struct, frozen=True, gc=False):
     received_packets: int | None
     first_media_at: int | None
     """When its first packet was sent or heard, at the latest; reckoned back from the first counts."""
-    first_media_estimated: bool
     low_intervals: int
     """Intervals whose MOS is under the threshold."""
     rated_intervals: int = 0
@@ -61,8 +60,6 @@ class Media(msgspec.Struct, frozen=True, gc=False):
 
     directions: tuple[Direction, ...] = ()
     intervals: tuple[QualityInterval, ...] = ()
-    encrypted: int = 0
-    """Packets of SRTCP: seen, not read."""
     implausible: int = 0
     """Blocks that were left out because their figures cannot be."""
     unplaced: int = 0
@@ -83,8 +80,8 @@ def derive(
 ) -> Media:
     """Derive the quality of each direction; the same facts give the same answer in any order.
 
-    `skews`: microseconds that a clock is ahead of the receiver's, where it is known. Times in
-    `negotiation` are by the receiver's clock.
+    `skews`: microseconds that a clock is ahead of the one that the call is timed by, where that is
+    known. Times in `negotiation` are by that clock.
     """
     hearing = Hearing(facts, negotiation, thresholds, from_tag, skews)
     writer = _Writer(hearing, thresholds, _Named(call_id, from_tag, received_at))
@@ -93,7 +90,6 @@ def derive(
     return Media(
         tuple(direction for direction in directions if direction is not None),
         writer.rows(),
-        facts.encrypted,
         facts.implausible + hearing.implausible,
         len(hearing.unplaced),
         hearing.beside,
@@ -263,7 +259,6 @@ class _Writer:
             sent_packets=sent,
             received_packets=received,
             first_media_at=story.began,
-            first_media_estimated=story.began is not None,
             low_intervals=low,
             rated_intervals=rated,
             sender_reports=sum(s.sender_reports for s in story.own) if story.own else None,

@@ -170,6 +170,14 @@ class Settings:
             narrowband_only=self._thresholds.narrowband_only,
         )
 
+    def transcodes(self, at: int) -> bool:
+        """Whether a node between changes the codec: it makes each stream anew, under an SSRC of its own."""
+        one = _in_force(self._negotiation.ingress, at)
+        other = _in_force(self._negotiation.egress, at)
+        if one is None or other is None or one.codec is None or other.codec is None:
+            return False
+        return one.codec.name != other.codec.name
+
     def _leg(self, party: str, *, far: bool) -> tuple[Agreement, ...]:
         """Agreements at a party's end of the call, or at the other one."""
         ingress, egress = self._negotiation.ingress, self._negotiation.egress

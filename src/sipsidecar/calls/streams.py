@@ -69,7 +69,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """What one report block adds to the one before it."""
 
     at: int
-    """Microseconds, by the receiver's clock as far as the agent's skew is known."""
+    """Microseconds by the clock that the call is timed by, as far as the skew to it is known."""
     seconds: float | None
     """Since the report before; None for the first."""
     expected: int | None
@@ -320,7 +320,8 @@ class Streams:
     def pairs(self, skews: Mapping[int, int]) -> tuple[Pair, ...]:
         """Derive what each reporter says of each source, sorted by their SSRCs.
 
-        `skews`: microseconds that a clock is ahead of the receiver's, where it is known.
+        `skews`: microseconds that a clock is ahead of the one that the call is timed by, where
+        that is known.
         """
         return self.derived(skews)[0]
 
@@ -414,18 +415,13 @@ class Streams:
                 for (row, *_) in _distinct(spoken, _is_weak, ranks, skews)
             ]
         )
-        first_sent_at: int | None = None
-        first_packets: int | None = None
-        most: int | None = None
+        first_sent_at, first_packets, most = _counted(
+            [(at, packets) for at, _, kind, packets in rows if kind & _SR]
+        )
         reports, sender_reports, empty_reports = sender.thinned
-        for at, _, kind, packets in rows:
-            if kind & _SR:
-                sender_reports += 1
-                most = packets if most is None else max(most, packets)
-                if packets and first_packets is None:
-                    first_sent_at, first_packets = at, packets
-            if kind & _EMPTY:
-                empty_reports += 1
+        for _, _, kind, _ in rows:
+            sender_reports += bool(kind & _SR)
+            empty_reports += bool(kind & _EMPTY)
         endpoint, target = places[rows[-1][1]]
         return Sender(
             ssrc=ssrc,
@@ -456,6 +452,28 @@ def _pair_key(pair: Pair) -> tuple[int, int, Endpoint]:
 
 def _sender_key(sender: Sender) -> tuple[int, Endpoint]:
     return sender.ssrc, sender.endpoint
+
+
+def _counted(said: Sequence[tuple[int, int]]) -> tuple[int | None, int | None, int | None]:
+    """Times and counts of packets sent, by time: the first time and count, and the highest count.
+
+    A count that no stream can have come to since the one before is a stranger's, and so is a first
+    one that the second falls far below.
+    """
+    if len(said) > 1 and said[0][1] > said[1][1] + MAX_DROPOUT:
+        said = said[1:]
+    first_at: int | None = None
+    first: int | None = None
+    most: int | None = None
+    most_at = 0
+    for at, packets in said:
+        if most is not None and packets > most + _reach((at - most_at) / 1_000_000, MIN_RATE):
+            continue
+        if packets and first is None:
+            first_at, first = at, packets
+        if most is None or packets > most:
+            most, most_at = packets, at
+    return first_at, first, most
 
 
 def _newer(one: tuple[int, rtcp.VoipMetrics], other: tuple[int, rtcp.VoipMetrics]) -> bool:
@@ -678,7 +696,7 @@ def _step(
         if abs(lost) > ahead:
             lost -= cycles * CYCLE
         return (ahead, lost) if abs(lost) <= ahead else None
-    return (ahead, lost) if lost >= -ahead - MAX_MISORDER else None
+    return (ahead, lost) if abs(lost) <= ahead + MAX_MISORDER else None
 
 
 class _Account:

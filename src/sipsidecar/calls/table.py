@@ -106,6 +106,8 @@ class CallTable:
         self.refused_memory = 0
         self.refused_media = 0
         """Reports of media that no call is known of, over a quarter of the room for calls."""
+        self.refused_reports = 0
+        """Reports of a known call, and parts of them, over the caps of its media."""
         self.refuse_new = False
         """Newcomers are refused and counted in `refused_memory`: somebody governs memory."""
         self.hold_partials_until: float | None = None
@@ -247,10 +249,13 @@ class CallTable:
         return judged_alone(record, call.media, self._thresholds)
 
     def receive_encrypted(
-        self, call_id: str | None, source: Endpoint, destination: Endpoint
+        self, call_id: str | None, source: Endpoint, destination: Endpoint, now: float
     ) -> None:
         """Note that a known call has RTCP that nobody here can read (SRTCP)."""
-        known = call_id if call_id in self._calls else self.index.find(source, destination, ())
+        known = call_id if call_id in self._calls else None
+        if known is None:
+            self.index.want(self._calls, now)
+            known = self.index.find(source, destination, ())
         call = self._calls.get(known) if known is not None else None
         if call is not None and call.clocks:
             if call.media is None:
@@ -369,7 +374,9 @@ class CallTable:
             call.media = Facts()
         if clock not in call.media_clocks:
             call.media_clocks += (clock,)
+        refused = call.media.refused
         join(call.media, said, source, destination, clock, at, reporter)
+        self.refused_reports += call.media.refused - refused
 
     def _outcome(self, call: Call) -> Outcome:
         clocks = (*call.clocks, *call.media_clocks) if call.media_clocks else call.clocks

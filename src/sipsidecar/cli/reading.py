@@ -281,15 +281,18 @@ def ladder(arguments: argparse.Namespace) -> int:
     width = arguments.width or shutil.get_terminal_size((120, 24)).columns
     drawn = [rung for rung, _ in rungs]
     print(render(drawn, width=width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
-    told = [clip(line, max(width, 40)) for line in _findings(found.calls)]
+    # In a file or a pipe nothing is clipped, unless a width was asked for.
+    most = max(width, 40) if arguments.width or sys.stdout.isatty() else None
+    lines = _findings(found.calls)
+    told = [clip(line, most) if most else printable(line) for line in lines]
     if found.media:
         several = len({row["call_id"] for row in found.media}) > 1
         shown = found.media if several else [{**row, "call_id": None} for row in found.media]
-        told.insert(0, media_table(shown, max(width, 40)))
+        told.insert(0, media_table(shown, most))
     if told:
         print("", *told, sep="\n")
     if found.legs:
-        print("", leg_table([readable(row) for row in found.legs], max(width, 40)), sep="\n")
+        print("", leg_table([readable(row) for row in found.legs], most), sep="\n")
     return 0
 
 
@@ -371,9 +374,13 @@ def _findings(calls: Rows) -> Iterator[str]:
 
 
 def _figure(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_figure(one)}" for name, one in value.items()) + ")"
+    return ", ".join(map(_figure, value)) if isinstance(value, list) else str(value)
 
 
 def _sip(payload: bytes) -> sip.Message | None:

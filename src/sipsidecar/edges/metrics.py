@@ -225,8 +225,13 @@ class FiguresCollector(Collector):
         yield _histogram("setup_seconds", "First INVITE to the first 2xx", pipeline.setup)
         yield from _media(pipeline)
         yield _labelled("limits", "What the caps refused", "cap", pipeline.limits)
-        yield _counter("orphans", "Messages' remains that were no call", pipeline.orphans)
+        yield _counter(
+            "orphans", "Remains of messages and events that were no call", pipeline.orphans
+        )
         yield _counter("revisions", "Records that late facts changed", pipeline.revisions)
+        yield _counter(
+            "legs_unended", "Legs of FreeSWITCH whose end was not heard", pipeline.legs_unended
+        )
         yield from _agents(pipeline.agents, figures.agent_names)
         if figures.switches:
             yield from _switches(figures.switches)
@@ -348,14 +353,20 @@ def _switches(switches: Sequence[SwitchFigures]) -> Iterator[Metric]:
     limits = CounterMetricFamily(
         "sipsidecar_freeswitch_limits", "What the caps refused", labels=("switch", "cap")
     )
+    connection = CounterMetricFamily(
+        "sipsidecar_freeswitch_connection_events",
+        "What happened on the connection to the switch; errors: events lost by a bug here",
+        labels=("switch", "event"),
+    )
     for one in switches:
         for family, values in (
             (gateways, _NO_GATEWAYS | one.gateways),
             (limits, _NO_CAPS | one.limits),
+            (connection, one.connection),
         ):
             for key, value in sorted(values.items()):
                 family.add_metric((one.name, key), value)
-    yield from (gateways, limits)
+    yield from (gateways, limits, connection)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -32,6 +32,8 @@ MAX_SWITCHES = 1000
 """Switches that are told apart: their names are in the files."""
 MAX_LEGS = 100_000
 """Legs of a switch that are known to be live."""
+MAX_RESTARTS = 10_000
+"""Restarts that are noticed, of all switches."""
 
 Progress = Callable[[int, int], None]
 """Bytes read so far, bytes in all."""
@@ -118,6 +120,8 @@ class Replay:
         self.switches: dict[str, Switch] = {}
         """By name, those of the transcripts."""
         self._live: dict[str, set[str]] = {}
+        self._processes: set[tuple[str, str]] = set()
+        """Names and Core-UUIDs: hosts of one name take turns, which is no restart each time."""
 
     def __iter__(self) -> Iterator[Output]:
         """Feed everything, then let every timer run out as it would in life."""
@@ -227,9 +231,7 @@ class Replay:
         one.last_event_at = at
         one.version = event.freeswitch_version or one.version
         if event.core_uuid and event.core_uuid != one.core_uuid:
-            one.restarts += one.core_uuid is not None
-            one.core_uuid = event.core_uuid
-            live.clear()
+            self._see_process(one, event.core_uuid)
         if event.event_name == "CHANNEL_CREATE" and event.unique_id and len(live) < MAX_LEGS:
             live.add(event.unique_id)
         elif event.event_name == "CHANNEL_DESTROY" and event.unique_id:
@@ -246,6 +248,17 @@ class Replay:
             one.sessions_since_startup = count(event.session_since_startup)
             one.sessions_peak = count(event.session_peak_max)
         one.sessions_seen = max(one.sessions_seen, one.sessions or 0, len(live))
+
+    def _see_process(self, one: Switch, core_uuid: str) -> None:
+        process = (one.switch, core_uuid)
+        if process in self._processes or len(self._processes) >= MAX_RESTARTS:
+            return
+        self._processes.add(process)
+        if one.core_uuid is not None:
+            one.restarts += 1
+            self._pipeline.bridging.legs.forget_switch(one.switch, core_uuid)
+            self._live[one.switch].clear()
+        one.core_uuid = core_uuid
 
     def _feed(self, captured: pcap.Captured) -> None:
         payload = captured.payload

@@ -20,7 +20,7 @@ UNRATED = ("no_reports", "short", "no_packets", "encrypted")
 """Why a stream of media has no MOS."""
 REPORTS = (
     "sr", "rr", "xr", "vq", "rtp_stat", "rtpengine", "log",
-    "encrypted", "implausible", "unjoined", "refused",
+    "encrypted", "flawed", "implausible", "unjoined", "refused",
 )  # fmt: skip
 """What messages about media were, or what became of them."""
 GATEWAY_STATES = ("up", "down", "unknown")
@@ -120,6 +120,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Messages about media, by the words of `REPORTS`."""
     unrated: dict[str, int] = {}
     """Records of media without a MOS, by why; the words of `UNRATED`."""
+    legs_unended: int = 0
+    """Legs of FreeSWITCH that were given up: their end was not heard."""
 
 
 class SpoolFigures(msgspec.Struct, frozen=True):
@@ -239,6 +241,8 @@ class SwitchFigures(msgspec.Struct, frozen=True):
     """Frames that were no event or reply."""
     reconnects: int = 0
     """Connections after the first."""
+    connection: dict[str, int] = {}
+    """What happened on the connection, by what: ends, pauses, commands and events that were lost."""
     lag_seconds: float | None = None
     """Least age of an event at its arrival, lately: delay and what both clocks are wrong by."""
 

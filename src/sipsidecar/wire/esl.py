@@ -58,7 +58,6 @@ _ODD_NAMES: Final = {
     "bridge_a_unique_id": "Bridge-A-Unique-ID",
     "bridge_b_unique_id": "Bridge-B-Unique-ID",
     "caller_caller_id_number": "Caller-Caller-ID-Number",
-    "session_per_sec_fivemin": "Session-Per-Sec-FiveMin",
     "idle_cpu": "Idle-CPU",
     "uptime_msec": "Uptime-msec",
     "job_uuid": "Job-UUID",
@@ -66,7 +65,6 @@ _ODD_NAMES: Final = {
     **{
         name: name.replace("_", "-")
         for name in (
-            "profile_name",
             "from_user",
             "from_host",
             "contact",
@@ -92,7 +90,8 @@ class Event(msgspec.Struct, frozen=True, gc=False, rename=_header_name):
 
     Attributes are the headers' names in small letters with underscores; text as FreeSWITCH wrote it;
     None where the event has no such header. A value that came as a list (`ARRAY::`) is its first
-    element: callers can make lists. What is not UTF-8, and NUL, are visible escapes as in the
+    element: callers can make lists. An id is whole: cut, it would be that of another leg or call.
+    What is not UTF-8, and NUL, are visible escapes as in the
     texts of a SIP message. Plain text loses one thing that JSON keeps: FreeSWITCH does not escape
     `%40`, so that it reads `@`.
     """
@@ -111,13 +110,9 @@ class Event(msgspec.Struct, frozen=True, gc=False, rename=_header_name):
     bridge_a_unique_id: _Text | None = None
     bridge_b_unique_id: _Text | None = None
     call_direction: _Text | None = None
-    channel_state: _Text | None = None
-    answer_state: _Text | None = None
     hangup_cause: _Text | None = None
     channel_read_codec_name: _Text | None = None
-    channel_read_codec_rate: _Text | None = None
     channel_write_codec_name: _Text | None = None
-    channel_write_codec_rate: _Text | None = None
     caller_caller_id_number: _Text | None = None
     caller_destination_number: _Text | None = None
     caller_channel_created_time: _Text | None = None
@@ -127,8 +122,6 @@ class Event(msgspec.Struct, frozen=True, gc=False, rename=_header_name):
     caller_channel_bridged_time: _Text | None = None
     caller_channel_hangup_time: _Text | None = None
     variable_sip_call_id: _Text | None = None
-    variable_sip_from_tag: _Text | None = None
-    variable_sip_to_tag: _Text | None = None
     variable_sip_gateway_name: _Text | None = None
     variable_sofia_profile_name: _Text | None = None
     variable_sip_network_ip: _Text | None = None
@@ -138,15 +131,11 @@ class Event(msgspec.Struct, frozen=True, gc=False, rename=_header_name):
     variable_hangup_cause_q850: _Text | None = None
     variable_sip_term_status: _Text | None = None
     variable_sip_invite_failure_status: _Text | None = None
-    variable_sip_invite_failure_phrase: _Text | None = None
     variable_proto_specific_hangup_cause: _Text | None = None
     variable_last_bridge_proto_specific_hangup_cause: _Text | None = None
     variable_sip_hangup_disposition: _Text | None = None
-    variable_endpoint_disposition: _Text | None = None
-    variable_billmsec: _Text | None = None
     variable_rtp_use_codec_name: _Text | None = None
     variable_rtp_use_codec_rate: _Text | None = None
-    variable_rtp_use_codec_ptime: _Text | None = None
     variable_rtp_use_ssrc: _Text | None = None
     variable_read_codec: _Text | None = None
     variable_write_codec: _Text | None = None
@@ -156,28 +145,22 @@ class Event(msgspec.Struct, frozen=True, gc=False, rename=_header_name):
     variable_remote_media_port: _Text | None = None
     variable_rtp_audio_in_packet_count: _Text | None = None
     variable_rtp_audio_in_skip_packet_count: _Text | None = None
-    variable_rtp_audio_in_quality_percentage: _Text | None = None
-    variable_rtp_audio_in_flaw_total: _Text | None = None
     variable_rtp_audio_in_mos: _Text | None = None
     variable_rtp_audio_out_packet_count: _Text | None = None
     session_count: _Text | None = None
     max_sessions: _Text | None = None
     session_per_sec: _Text | None = None
     session_per_sec_last: _Text | None = None
-    session_per_sec_max: _Text | None = None
-    session_per_sec_fivemin: _Text | None = None
     session_since_startup: _Text | None = None
     session_peak_max: _Text | None = None
     idle_cpu: _Text | None = None
     uptime_msec: _Text | None = None
-    event_info: _Text | None = None
     gateway: _Text | None = None
     state: _Text | None = None
     ping_status: _Text | None = None
     status: _Text | None = None
     """Of sofia::gateway_state: the last SIP code."""
     phrase: _Text | None = None
-    profile_name: _Text | None = None
     from_user: _Text | None = None
     from_host: _Text | None = None
     contact: _Text | None = None
@@ -231,14 +214,30 @@ def _capped(text: str) -> str:
     return text.replace("\0", _NUL) if "\0" in text else text
 
 
-def _plain_text(value: bytes) -> str:
+_SEPARATOR: Final = "|:"
+_IDS: Final = frozenset(
+    {
+        "unique_id",
+        "channel_call_uuid",
+        "other_leg_unique_id",
+        "bridge_a_unique_id",
+        "bridge_b_unique_id",
+        "variable_originating_leg_uuid",
+        "variable_originator",
+        "variable_sip_call_id",
+    }
+)
+"""Fields whose text is kept whole although it looks like a list."""
+
+
+def _plain_text(value: bytes, *, whole: bool = False) -> str:
     """The text of a plain event's header value."""
     if value == b"_undef_":  # how FreeSWITCH writes an empty one
         return ""
     value = value[:_MAX_ENCODED]
     text = _whole_text(unquote_to_bytes(value) if b"%" in value else value)
-    if text.startswith(_ARRAY):
-        text = text[len(_ARRAY) :].partition("|:")[0]
+    if text.startswith(_ARRAY) and not whole:
+        text = text[len(_ARRAY) :].partition(_SEPARATOR)[0]
     return text[:MAX_TEXT]
 
 
@@ -291,7 +290,9 @@ def parse_json(body: bytes) -> Event:
 def _careful_event(body: bytes) -> Event:
     """An event with bytes that are not UTF-8, or with values that are no text or very long."""
     raws = _decode_repaired(_decode_raw_event, body)
-    values: dict[str, Any] = {name: _json_text(getattr(raws, name)) for name in _HEADERS}
+    values: dict[str, Any] = {
+        name: _json_text(getattr(raws, name), whole=name in _IDS) for name in _HEADERS
+    }
     said = _json_value(raws.body)
     values["body"] = said.replace("\0", _NUL) if isinstance(said, str) else None
     return Event(**values)
@@ -320,9 +321,14 @@ def _decode_repaired(decode: Callable[[bytes], Any], body: bytes) -> Any:  # noq
         raise EslError("json") from None
 
 
-def _json_text(raw: msgspec.Raw) -> str | None:
+def _json_text(raw: msgspec.Raw, *, whole: bool = False) -> str | None:
     value = _json_value(raw)
-    if isinstance(value, list):
+    if isinstance(value, list) and whole:
+        parts = [_json_value(part) for part in value]
+        texts = [part for part in parts if isinstance(part, str)]
+        # As it is in plain text, and in the SIP message.
+        value = _ARRAY + _SEPARATOR.join(texts) if len(texts) == len(parts) else None
+    elif isinstance(value, list):
         value = _json_value(value[0]) if value else None
     return _capped(value) if isinstance(value, str) else None
 
@@ -356,7 +362,7 @@ def parse_plain(body: bytes) -> Event:
         name, _, value = line.partition(b": ")
         field = _FIELDS.get(name)
         if field:
-            values[field] = _plain_text(value)
+            values[field] = _plain_text(value, whole=field in _IDS)
         elif name == b"Content-Length":
             length = value
     event_name = values.get("event_name")
