@@ -393,7 +393,7 @@ class Pipeline:
             loss=self._loss,
             jitter=self._jitter,
             findings=dict(self._findings),
-            reports=dict(self._reported + self.bridging.reports),
+            reports=dict(self._reported + self.bridging.reports + Counter(left_out=calls.left_out)),
             unrated=dict(self._unrated),
             legs_unended=legs.given_up,
         )

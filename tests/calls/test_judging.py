@@ -77,3 +77,22 @@ def test_media_that_began_with_the_answer_is_no_dead_air_whatever_the_agents_clo
     assert world.call().findings == ()
     late = _play(reports.conversation(50.0, start=12.0), skew_us=skew_us)
     assert late.call().findings == ("dead_air",)
+
+
+def test_blocks_about_a_source_that_nobody_has_are_counted_once_per_call() -> None:
+    said = reports.conversation()
+    clean = _play(said)
+    assert "left_out" not in clean.pipeline.snapshot(clean.now).reports
+    world = World()
+    events = [(line.at, packet(line, CALL_ID)) for line in map(Line.of, FLOW)]
+    for one in said:
+        datagram = reports.datagram(one, CALL_ID)
+        if one.by == "caller":  # it tells what it hears of somebody else
+            datagram = datagram.replace(b'"source_ssrc": 572662306', b'"source_ssrc": 999999999')
+        events.append((one.at, datagram))
+    for at, datagram in sorted(events, key=lambda event: event[0]):
+        world.send(datagram, at)
+    world.run_out()
+    told = sum(one.by == "caller" for one in said)
+    assert world.pipeline.snapshot(world.now).reports["left_out"] == told
+    assert "callee_to_caller" not in {s for s, one in _media(world).items() if one.rated}

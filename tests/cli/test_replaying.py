@@ -292,3 +292,9 @@ def test_a_damaged_transcript_is_said_to_be_damaged(run: Run, tmp_path: Path) ->
     broken.write_bytes(b"Content-Type: auth/request\n\nno esl\n\n")
     assert f"{broken} is damaged" in run("replay", broken).err
     assert run("replay", "--json", broken).rows[-1]["broken_files"] == [str(broken)]
+
+
+def test_intervals_without_json_are_an_error_that_says_so(run: Run) -> None:
+    said = run("replay", "--intervals", ANY_FILE)
+    assert said.code == 2
+    assert said.err == "sipsidecar: --intervals adds lines of JSON: give --json as well\n"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,7 +15,14 @@ from sipsidecar.calls.thresholds import Thresholds
 SKEW_STEP_US = 500_000
 """Clocks this near to each other are taken for one; the skew of others is rounded to it."""
 
-Judged = tuple[tuple[MediaRecord, ...], tuple[QualityInterval, ...]]
+
+class Judged(NamedTuple):
+    """What is known of the media of one call."""
+
+    records: tuple[MediaRecord, ...] = ()
+    intervals: tuple[QualityInterval, ...] = ()
+    left_out: int = 0
+    """Blocks and accounts that cannot be, or that nobody can place."""
 
 
 def judged(
@@ -50,7 +58,7 @@ def judged(
         thresholds,
     )
     records = _with_findings(heard, found)
-    return _with_mos(record, records, found), (records, heard.intervals)
+    return _with_mos(record, records, found), Judged(records, heard.intervals, heard.left_out)
 
 
 def judged_alone(record: CallRecord, facts: media.Facts, thresholds: Thresholds) -> CallRecord:
@@ -67,7 +75,7 @@ def media_alone(call: Call, facts: media.Facts, thresholds: Thresholds) -> Judge
         findings.CallFacts(call.told[0], None, call.told[1], None, b"", b"") if call.told else None
     )
     heard, found = _alone(call.call_id, call.first_received_at, facts, thresholds, told)
-    return _with_findings(heard, found), heard.intervals
+    return Judged(_with_findings(heard, found), heard.intervals, heard.left_out)
 
 
 def _alone(

@@ -67,6 +67,11 @@ class Media(msgspec.Struct, frozen=True, gc=False):
     beside: int = 0
     """Blocks that were left out because they are of another medium of the call, such as video."""
 
+    @property
+    def left_out(self) -> int:
+        """What was reported and counts for nothing."""
+        return self.implausible + self.unplaced + self.beside
+
 
 def derive(
     facts: Facts,

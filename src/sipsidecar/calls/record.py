@@ -67,6 +67,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Nothing here is a call: stray ACKs, a BYE that the far side did not know."""
     media: tuple[MediaRecord, ...] = ()
     intervals: tuple[QualityInterval, ...] = ()
+    left_out: int = 0
+    """What was reported of media and counts for nothing."""
 
     @property
     def records(self) -> list[CallRecord | AttemptRecord | MediaRecord]:
@@ -96,7 +98,7 @@ def outcome(
         return Outcome(call.last_now + wait, tuple(calls), tuple(attempts), False)
     # Reports name a Call-ID, not a dialog of it: they are of the one that was answered.
     spoke = max(range(len(calls)), key=lambda i: (calls[i].answered, -i))
-    heard: Judged = ((), ())
+    heard = Judged()
     for i, view in enumerate(views):
         if calls[i].answered or view.early_media_at() or (call.media is not None and i == spoke):
             calls[i], found = judged(calls[i], view, call.media if i == spoke else None, thresholds)
@@ -142,7 +144,7 @@ def _without_invite(
     view = _Ingress(call, _caller_of(first), [], clocks)
     record, _, _ = view.derive(timing)
     due = call.last_now + ORPHAN + timing.settle
-    return Outcome(due, (record,), (), False, nothing.media, nothing.intervals)
+    return Outcome(due, (record,), (), False, nothing.media, nothing.intervals, nothing.left_out)
 
 
 def _caller_of(bye: DialogFact) -> str:

@@ -104,6 +104,8 @@ class CallTable:
         self.refused_calls = 0
         self.refused_facts = 0
         self.refused_memory = 0
+        self.left_out = 0
+        """Blocks and accounts of media that cannot be, or that nobody can place."""
         self.refused_media = 0
         """Reports of media that no call is known of, over a quarter of the room for calls."""
         self.refused_reports = 0
@@ -393,7 +395,7 @@ class CallTable:
         records = said.records
         if said.due > call.last_now + self._timing.settle:
             records = [interrupted(record) for record in records]
-        self._emit(call, records, said.intervals)
+        self._emit(call, records, said.intervals, said.left_out)
         call.emitted_at = now
 
     def _dismiss(self, call: Call) -> None:
@@ -451,7 +453,7 @@ class CallTable:
         if said.orphan:
             self._dismiss(call)
             return
-        self._emit(call, said.records, said.intervals)
+        self._emit(call, said.records, said.intervals, said.left_out)
         if only_media:
             self._forget(call)
             return
@@ -504,6 +506,7 @@ class CallTable:
         call: Call,
         records: Sequence[Revisable],
         intervals: Sequence[QualityInterval] = (),
+        left_out: int = 0,
     ) -> None:
         first = call.emitted is None
         said, now_said = call.emitted or {}, hashes(records)
@@ -513,6 +516,7 @@ class CallTable:
         gone = (gone | set(call.stored)) - replaced
         if first:
             self._move(call.live, 0)
+            self.left_out += left_out
         elif fresh or gone:
             call.revision += 1
             self.revisions += 1

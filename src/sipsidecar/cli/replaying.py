@@ -70,6 +70,8 @@ def replay(arguments: argparse.Namespace) -> int:
     for path in arguments.files:
         if not path.exists():
             raise CliError(f"{path}: no such file")
+    if arguments.intervals and not arguments.json:
+        raise CliError("--intervals adds lines of JSON: give --json as well")
     config = config_of(arguments)
     if arguments.store:
         return asyncio.run(_replay_into_store(arguments, config))

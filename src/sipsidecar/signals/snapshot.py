@@ -20,7 +20,7 @@ UNRATED = ("no_reports", "short", "no_packets", "encrypted")
 """Why a stream of media has no MOS."""
 REPORTS = (
     "sr", "rr", "xr", "vq", "rtp_stat", "rtpengine", "log",
-    "encrypted", "flawed", "implausible", "unjoined", "refused",
+    "encrypted", "flawed", "implausible", "unjoined", "left_out", "refused",
 )  # fmt: skip
 """What messages about media were, or what became of them."""
 GATEWAY_STATES = ("up", "down", "unknown")

@@ -96,7 +96,7 @@ ORDER BY coalesce(captured_at, received_at), sequence LIMIT $2
 _LEGS_SQL = """
 SELECT * FROM legs
 WHERE ($1::text IS NULL OR call_id = $1) AND ($2::text IS NULL OR conversation = $2)
-ORDER BY created_at, uuid, revision LIMIT $3
+ORDER BY created_at, direction IS DISTINCT FROM 'inbound', uuid, revision LIMIT $3
 """
 _CONVERSATION_SQL = """
 SELECT * FROM conversations WHERE conversation = ANY(ARRAY(
