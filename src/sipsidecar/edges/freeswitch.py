@@ -68,7 +68,7 @@ make in one piece."""
 MOST_WATCHED: Final = 100_000
 SETTLE: Final = 1.0
 """Seconds by which FreeSWITCH's table of channels may be behind its events."""
-RECONCILE_EVERY: Final = 60.0
+RECONCILE_EVERY: Final = 10.0
 """Seconds between two lists that were asked for because live counts differed."""
 LAG_WINDOW: Final = 30.0
 KEEP_ALIVE: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
