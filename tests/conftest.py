@@ -8,9 +8,15 @@ from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sipsidecar.edges.embedded import EmbeddedPostgres
 from sipsidecar.edges.postgres import Postgres, PostgresSettings
+
+# The first draw of any text builds tables of all characters: seconds on a busy machine. No test may
+# fail for the time it takes.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 _numbers = itertools.count(1)
 

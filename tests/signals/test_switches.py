@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sipsidecar.signals import switches
@@ -559,8 +559,6 @@ FIELDS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-# The first draw of any text builds tables of all characters, which takes seconds on a busy machine.
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(FIELDS, max_size=20))
 def test_no_event_breaks_it_and_no_figure_is_out_of_range(said: list[dict[str, Any]]) -> None:
     found = Switches(["fs1"])
