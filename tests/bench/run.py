@@ -1,6 +1,6 @@
 """Load of the bundled generator against a fresh sidecar: loss, CPU and memory, checked by its truth.
 
-    make bench ARGS="--calls 20000 --rate 20000"
+    make bench ARGS="--calls 20000 --rate 15000"
 
 The generator, the sidecar and its PostgreSQL share the machine. Quote ratios, not absolute rates.
 """
@@ -25,7 +25,7 @@ def main() -> int:
     """Run once; exit code 0 when every call of the generator's truth is in the database."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=20_000, help="dialogs (20000)")
-    parser.add_argument("--rate", type=int, default=20_000, help="packets per second, 0: flood")
+    parser.add_argument("--rate", type=int, default=15_000, help="packets per second, 0: flood")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("more", nargs="*", help="more flags for hepblast, after --")
     arguments = parser.parse_args()
