@@ -17,6 +17,7 @@ from sipsidecar.calls.emodel import (
     jitter_buffer,
     mos_of,
     mouth_to_ear,
+    r_of,
     rate,
     with_late,
 )
@@ -128,11 +129,13 @@ def test_delay_alone_takes_what_the_curves_say(point: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("point", VECTORS["inverse"], ids=lambda point: str(point["mos"]))
-def test_the_published_r_is_the_published_mos(point: dict[str, float]) -> None:
+def test_a_mos_turns_back_into_the_published_r(point: dict[str, float]) -> None:
+    assert r_of(point["mos"]) == near(point["R"], R_WITHIN)
     assert mos_of(point["R"]) == near(point["mos"], MOS_WITHIN)
 
 
 def test_a_mos_of_three_and_a_half_is_the_published_r() -> None:
+    assert r_of(3.5) == near(VECTORS["mos35_R"], R_WITHIN)
     assert mos_of(VECTORS["mos35_R"]) == near(3.5, MOS_WITHIN)
 
 
@@ -227,6 +230,23 @@ def test_a_higher_r_never_has_a_lower_mos(scale: str, one: float, other: float) 
     low, high = sorted((one, other))
     assert 1.0 <= mos_of(low, scale) <= mos_of(high, scale) + 1e-12
     assert mos_of(high, scale) <= 4.5
+
+
+@given(scales, st.floats(1, 4.5))
+def test_a_mos_turned_into_r_and_back_is_the_same(scale: str, mos: float) -> None:
+    assert mos_of(r_of(mos, scale), scale) == near(mos, 1e-6)
+
+
+@given(scales, st.floats(0.08, 1))
+def test_an_r_turned_into_mos_and_back_is_the_same(scale: str, share: float) -> None:
+    r = share * 100 * R_MAX[scale] / R_MAX["nb"] * 0.93
+    r = min(max(r, 6.6 * 1.48), R_MAX[scale])
+    assert r_of(mos_of(r, scale), scale) == near(r, 1e-4)
+
+
+@pytest.mark.parametrize(("mos", "r"), [(0.0, 6.5153), (-3.0, 6.5153), (4.6, 100.0), (99.0, 100.0)])
+def test_a_mos_off_the_scale_counts_as_the_scales_end(mos: float, r: float) -> None:
+    assert r_of(mos) == near(r, R_WITHIN)
 
 
 def test_a_loss_or_time_that_is_no_number_never_gives_a_good_mos() -> None:

@@ -280,6 +280,15 @@ def mos_of(r: float, scale: str = "nb") -> float:
     return max(1.0 + 0.035 * r + r * (r - 60.0) * (100.0 - r) * 7e-6, 1.0)
 
 
+def r_of(mos: float, scale: str = "nb") -> float:
+    """MOS to R on that scale (G.107 appendix I); a MOS under 1 counts as 1, over 4.5 as 4.5."""
+    mos = min(max(mos, 1.0), 4.5)
+    root = math.sqrt(-903_522 + 1_113_960 * mos - 202_500 * mos * mos)
+    h = math.atan2(15.0 * root, 18_566 - 6750 * mos) / 3.0
+    r = 20.0 / 3.0 * (8.0 - math.sqrt(226.0) * math.cos(h + math.pi / 3.0))
+    return r * _TO_NARROWBAND[scale]
+
+
 # ------------------------------------------------------------------------------- jitter and delay
 
 
