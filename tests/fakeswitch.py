@@ -1,4 +1,4 @@
-"""A FreeSWITCH for tests: speaks ESL (inbound) on loopback from recordings and from its own state.
+"""A FreeSWITCH for tests: speaks ESL on loopback from recordings and from its own state.
 
 Pure parts first: events to bytes and back, a recorded call played anew, what a listener asked for,
 the switch's state and its answers. `FakeSwitch` at the end owns the sockets. Nothing here uses the
@@ -714,6 +714,97 @@ class _Peer:
                 sock = self.writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.writer.transport.abort()
+
+
+@dataclass
+class Asked:
+    """What an outbound socket's server did with one call."""
+
+    commands: list[str] = field(default_factory=list)
+    """First lines, in order."""
+    executed: list[tuple[str, str]] = field(default_factory=list)
+    """Applications and their arguments."""
+    seconds: float = 0.0
+    """Until the dialplan had it back, or it was gone."""
+    refused: str = ""
+    """Code of `respond`."""
+    transferred: str = ""
+    goes_on: bool = False
+    """Its dialplan goes on behind `socket`."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {
+            data.partition("=")[0]: data.partition("=")[2]
+            for app, data in self.executed
+            if app == "set"
+        }
+
+
+def channel_data(mode: str = "static", variables: Mapping[str, str | bytes] | None = None) -> bytes:
+    """The recorded answer to `connect`; values, by header name, are encoded unless they are bytes."""
+    recording = (RECORDINGS / "outbound-5100.esl").read_bytes()
+    block = recording.partition(b"\nEvent-Name")[2].partition(b"\n\n")[0]
+    lines = (b"Event-Name" + block).split(b"\n")
+    for name, value in {"Socket-Mode": mode, **(variables or {})}.items():
+        raw = value if isinstance(value, bytes) else url_encode(octets(value))
+        new = name.encode() + b": " + raw
+        at = [n for n, line in enumerate(lines) if line.startswith(name.encode() + b": ")]
+        lines[at[0] if at else len(lines) - 4] = new if at else new + b"\n" + lines[-4]
+    return b"\n".join(lines) + b"\n\n"
+
+
+async def dial(
+    host: str,
+    port: int,
+    *,
+    mode: str = "static",
+    variables: Mapping[str, str | bytes] | None = None,
+    data: bytes | None = None,
+    limit: float = LIMIT,
+) -> Asked:
+    """A call that runs into `socket host:port`, as recorded; `mode` is static or async.
+
+    Where it waits (static), a channel that is refused or sent elsewhere closes the connection by
+    itself; beside the dialplan (async) it obeys until `exit`, and goes on only after `resume`. Where
+    the port is closed, or the connection ends without an answer, the dialplan goes on.
+    """
+    asked = Asked()
+    began = time.monotonic()
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        asked.goes_on = True
+        return asked
+    resumed = mode == "static"
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(limit):
+            while not (asked.refused or asked.transferred) or mode == "async":
+                lines = letters(await reader.readuntil(b"\n\n")).strip("\n").split("\n")
+                asked.commands.append(lines[0])
+                head = dict(line.split(": ", 1) for line in lines[1:])
+                if lines[0] == "connect":
+                    writer.write(channel_data(mode, variables) if data is None else data)
+                elif lines[0] == "sendmsg":
+                    app, arg = head["execute-app-name"], head["execute-app-arg"]
+                    asked.executed.append((app, arg))
+                    asked.refused = arg if app == "respond" else asked.refused
+                    asked.transferred = arg if app == "transfer" else asked.transferred
+                    writer.write(reply("+OK"))
+                elif lines[0] == "resume":
+                    resumed = True
+                    writer.write(reply("+OK"))
+                elif lines[0] == "exit":
+                    writer.write(reply("+OK bye"))
+                    break
+    gone = asked.refused or asked.transferred
+    asked.goes_on = resumed and not gone
+    asked.seconds = time.monotonic() - began
+    with contextlib.suppress(OSError):
+        writer.write(NOTICE)
+        writer.close()
+        await writer.wait_closed()
+    return asked
 
 
 class FakeSwitch:

@@ -20,6 +20,7 @@ from sipsidecar.calls.events import (
 )
 from sipsidecar.edges.postgres import Postgres, PostgresSettings
 from sipsidecar.edges.postgres.connection import close, connect
+from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
 
 if TYPE_CHECKING:
     import asyncpg
@@ -39,6 +40,8 @@ KINDS: dict[str, tuple[type[msgspec.Struct], Callable[[Any, int], bytes]]] = {
     "conversations": (ConversationRecord, rows.encode_conversation),
     "registrations": (RegistrationRecord, rows.encode_registration),
     "pings": (PingRecord, rows.encode_ping),
+    "admissions": (AdmissionRecord, rows.encode_admission),
+    "admission_states": (StateRecord, rows.encode_state),
 }
 
 
@@ -157,6 +160,43 @@ def conversation(name: str, **changes: Any) -> ConversationRecord:
 
 def conversation_row(name: str, **changes: Any) -> bytes:
     return rows.encode_conversation(conversation(name, **changes), 1)
+
+
+def admission(call_id: str, **changes: Any) -> AdmissionRecord:
+    values: dict[str, Any] = {
+        "from_tag": "t",
+        "received_at": NOON,
+        "way": "evapi",
+        "verdict": "refuse",
+        "rule": "acme-calls",
+        "measure": "calls",
+        "scope": "trunk",
+        "scope_value": "acme",
+        "value": 50.0,
+        "threshold": 50.0,
+        "code": 486,
+        "reason": "cac acme-calls",
+    }
+    return AdmissionRecord(call_id=call_id, **(values | changes))
+
+
+def admission_row(call_id: str, **changes: Any) -> bytes:
+    return rows.encode_admission(admission(call_id, **changes), 1)
+
+
+def state(rule: str = "acme-asr", **changes: Any) -> StateRecord:
+    values: dict[str, Any] = {
+        "received_at": NOON,
+        "scope": "trunk",
+        "scope_value": "acme",
+        "state": "closed",
+        "previous": "open",
+    }
+    return StateRecord(rule=rule, **(values | changes))
+
+
+def state_row(rule: str = "acme-asr", **changes: Any) -> bytes:
+    return rows.encode_state(state(rule, **changes), 1)
 
 
 def filled(kind: type[msgspec.Struct]) -> Any:

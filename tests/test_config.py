@@ -625,7 +625,7 @@ def test_a_password_never_leaves_a_dsn(dsn: str, plain: str) -> None:
 
 
 def test_every_setting_has_a_description_and_a_default_that_fits() -> None:
-    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS) == 78
+    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS) == 98
     for setting in SETTINGS:
         assert setting.meta.description
         assert "|" not in setting.meta.description
@@ -646,3 +646,92 @@ def test_the_table_for_people_has_a_row_per_setting() -> None:
     )
     assert any("| `hep.agents` | table | `{}` |" in line for line in lines)
     assert '| `log.format` | `text` or `json` | `"text"` |' in lines[-1]
+
+
+ADMISSION = """
+[[cohorts.match]]
+trunk = "acme"
+sources = ["192.0.2.0/24"]
+
+[admission]
+routes = ["ivr"]
+fail_closed = ["acme"]
+
+[[admission.rules]]
+name = "acme-calls"
+measure = "calls"
+trunk = "acme"
+limit = 50
+outcome = "overflow"
+route = "ivr"
+
+[[admission.checks]]
+name = "asr"
+url = "http://127.0.0.1:8000/health"
+max_ms = 200
+"""
+
+
+def test_rules_and_matchers_are_tables_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(ADMISSION)
+    loaded = load(path, {}, {})
+    (rule,), (matcher,) = loaded.config.admission.rules, loaded.config.cohorts.match
+    assert (rule.name, rule.scope, rule.value, rule.threshold) == (
+        "acme-calls",
+        "trunk",
+        "acme",
+        50,
+    )
+    assert matcher.sources == ("192.0.2.0/24",)
+    assert loaded.config.admission.checks[0].max_ms == 200
+    assert json.loads(render_json(loaded))["admission.rules"]["value"][0]["limit"] == 50
+    (line,) = [one for one in render(loaded).splitlines() if one.startswith("admission.rules ")]
+    again = tomllib.loads("[admission]\n" + line.removeprefix("admission."))
+    assert again["admission"]["rules"][0]["name"] == "acme-calls"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('measure = "calls"', 'measure = "cals"', "admission.rules[0].measure: "),
+        ("limit = 50", "limitt = 50", "limitt"),
+        ("limit = 50\n", "", "calls needs a limit"),
+        ('route = "ivr"', 'route = "other"', "is not among admission.routes"),
+        ('fail_closed = ["acme"]', 'fail_closed = ["beta"]', "no matcher of cohorts.match has"),
+        ("192.0.2.0/24", "192.0.2.0/240", "cohorts.match"),
+        ("http://127.0.0.1:8000/health", "ftp://x", "expected http://, https:// or tcp://"),
+    ],
+)
+def test_a_wrong_rule_is_named_before_anything_opens(
+    tmp_path: Path, old: str, new: str, why: str
+) -> None:
+    path = tmp_path / "s.toml"
+    assert old in ADMISSION
+    path.write_text(ADMISSION.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {})
+    assert why in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("admission.kamailio", {"edge": "tcp:1"}, "expected udp:ADDR:PORT, unix:/PATH or http://"),
+        ("admission.kamailio", {"a b": "udp:127.0.0.1:1"}, "a name has"),
+        ("admission.kamailio", {"edge": "udp:nowhere"}, "expected ADDR:PORT"),
+        ("admission.evapi", {"edge": "nowhere"}, "expected ADDR:PORT"),
+        ("admission.emergency", ["help"], "expected numbers such as 112"),
+        ("admission.priority_networks", ["x"], "admission.priority_networks"),
+        ("admission.outbound_listen", "0.0.0.0:1", "use a loopback address"),
+        ("admission.freeswitch", True, "set freeswitch.switches"),
+        (
+            "admission.profiles",
+            {"external": "acme"},
+            "no matcher of cohorts.match has trunk 'acme'",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_admission_says_what_to_do(key: str, value: object, why: str) -> None:
+    assert why in error_of(None, {}, {key: value})

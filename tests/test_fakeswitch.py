@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import re
+import socket
 import sys
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ import pytest
 
 from fakeswitch import (
     GARBAGE,
+    NOTICE,
     RECORDINGS,
     SAID,
     TICK,
@@ -27,6 +29,8 @@ from fakeswitch import (
     Listener,
     Setup,
     User,
+    channel_data,
+    dial,
     frames,
     read_events,
     uptime,
@@ -798,3 +802,45 @@ async def test_greenswitch_asks_and_receives_a_recorded_call_with_equal_values()
                 # It splits after decoding, so that lines of an SDP lose their line ends.
                 assert theirs[name].split() == event.get(name).split(), name
             assert theirs["Content-Type"] == "text/event-plain"
+
+
+# ---------------------------------------------------------------- outbound sockets
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("5100", "static"), ("5186", "static"), ("5286", "async")]
+)
+async def test_an_outbound_call_says_what_was_recorded(name: str, mode: str) -> None:
+    """The client's recorded lines, sent again, bring what they brought."""
+    recording = (RECORDINGS / f"outbound-{name}.esl").read_bytes()
+    lines = [
+        line.removeprefix(b">>> ").rstrip() for line in recording.split(b"\n") if b">>>" in line
+    ]
+    said = b"\n".join(b"" if line == b">>>" else line for line in lines) + b"\n\n"
+    heard = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        heard.extend(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        asked = await dial(*server.sockets[0].getsockname()[:2], mode=mode)
+        await asyncio.sleep(0.01)
+    assert asked.refused == ("" if name == "5100" else "486")
+    assert asked.goes_on is (name == "5100")
+    own = channel_data(mode).partition(b"\n\n")[0].split(b"\n")
+    was = recording[recording.index(b"Event-Name") :].partition(b"\n\n")[0].split(b"\n")
+    names = {line.partition(b": ")[0] for line in was} - {b"variable_socket_resume"}
+    assert {line.partition(b": ")[0] for line in own} == names
+    replies = [line for line in bytes(heard).split(b"\n") if line.startswith(b"Reply-Text: +")]
+    wanted = [line for line in recording.split(b"\n") if line.startswith(b"Reply-Text: +")]
+    assert replies == wanted
+    assert bytes(heard).endswith(NOTICE)
+
+
+async def test_an_outbound_call_to_a_closed_port_goes_on() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        assert (await dial(*sock.getsockname())).goes_on

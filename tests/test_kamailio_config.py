@@ -5,12 +5,14 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+from live.beside import Beside
+from live.phone import Phone
 from live.programs import (
     ROOT,
     answers_options,
@@ -21,10 +23,17 @@ from live.programs import (
     until,
 )
 from sipsidecar.config import Config
+from sipsidecar.edges.kamailio import entries
+from sipsidecar.edges.kamailio.evapi import KamailioAsk
+from sipsidecar.signals.decisions import ADMIT, Decision
 from sipsidecar.wire import hep, quality
 
 INCLUDE = ROOT / "kamailio" / "sipsidecar.cfg"
 MEDIA = ROOT / "kamailio" / "sipsidecar-media.cfg"
+ADMISSION = ROOT / "kamailio" / "sipsidecar-admission.cfg"
+ASKED = ROOT / "kamailio" / "sipsidecar-admission-asked.cfg"
+COMMON = ROOT / "kamailio" / "sipsidecar-admission-common.cfg"
+ALL = sorted((ROOT / "kamailio").glob("*.cfg"))
 MINIMAL = ROOT / "kamailio" / "kamailio-minimal.cfg"
 TRUNKS = ROOT / "kamailio" / "dispatcher.list"
 RTPENGINE = Path(__file__).parent / "corpus" / "rtpengine"
@@ -59,7 +68,7 @@ def test_the_include_sets_what_a_true_mirror_needs_and_nothing_else() -> None:
     }
 
 
-@pytest.mark.parametrize("path", [INCLUDE, MEDIA, MINIMAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_every_define_can_be_set_by_its_user(path: Path) -> None:
     said = lines(path)
     for number, line in enumerate(said):
@@ -67,15 +76,54 @@ def test_every_define_can_be_set_by_its_user(path: Path) -> None:
             assert said[number - 1] == f"#!ifndef {line.split()[1]}"
 
 
-@pytest.mark.parametrize("path", [INCLUDE, MEDIA, MINIMAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_no_configuration_traces_twice_or_needs_what_debian_lacks(path: Path) -> None:
     said = "\n".join(lines(path))
     for unwanted in ("sip_trace(", "setflag", "trace_flag", "http_async", "db_url", "db_postgres"):
         assert unwanted not in said
 
 
-def test_the_minimal_proxy_includes_the_include() -> None:
-    assert f'include_file "{INCLUDE.name}"' in lines(MINIMAL)
+def test_the_minimal_proxy_includes_the_includes() -> None:
+    for include in (INCLUDE, ADMISSION, ASKED):
+        assert f'include_file "{include.name}"' in lines(MINIMAL)
+
+
+def test_no_call_of_emergency_that_the_sidecar_knows_is_refused_by_the_proxy() -> None:
+    users = "|".join(Config().admission.emergency)
+    assert f'#!define SIPSIDECAR_EMERGENCY "^({users})$"' in lines(COMMON)
+
+
+def test_what_is_pushed_finds_its_tables_and_they_expire() -> None:
+    tables = dict(
+        re.findall(
+            r'^modparam\("htable", "htable", "(\w+)=>(.*)"\)$',
+            "\n".join(lines(COMMON) + lines(ADMISSION) + lines(ASKED)),
+            re.MULTILINE,
+        )
+    )
+    assert set(tables) == {entries.TEXTS, entries.CLOSED, entries.RATES, "sidecar_asked"}
+    for name, settings in tables.items():
+        # Without it nothing that is pushed would ever expire; and no entry reads as 0.
+        assert ("autoexpire=3;initval=0;" in settings) == (name != entries.TEXTS)
+
+
+def test_every_refusal_has_a_reason_and_none_is_made_elsewhere() -> None:
+    for path in (ADMISSION, ASKED):
+        assert "_reply(" not in "\n".join(lines(path)).replace("sl_reply_error(", "")
+    said = "\n".join(lines(COMMON))
+    assert said.count("send_reply(") == 1
+    before, _, _ = said.partition("send_reply(")
+    assert 'append_to_reply("Reason: SIP;cause=' in before
+    assert 'append_to_reply("X-Admission: ' in before
+
+
+@pytest.mark.parametrize("path", [COMMON, ADMISSION, ASKED], ids=lambda path: path.name)
+def test_no_define_has_the_name_of_a_route(path: Path) -> None:
+    # It would take the route's place in every configuration that calls it.
+    said = "\n".join(lines(path))
+    defined = set(re.findall(r"#!(?:define|ifdef|ifndef) (\w+)", said))
+    routes = set(re.findall(r"route\[(\w+)\]|route\((\w+)\)", said))
+    assert not defined & {name for pair in routes for name in pair}
 
 
 def test_what_the_media_include_logs_is_a_report_that_the_sidecar_reads() -> None:
@@ -118,67 +166,6 @@ def test_the_media_include_asks_for_every_value_that_it_logs_of_the_same_side() 
 # ------------------------------------------------------------------------ with the real Kamailio
 
 
-class Phone:
-    """A UDP socket that knows enough SIP to be called."""
-
-    def __init__(self, ip: str) -> None:
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.sock.bind((ip, 0))
-        self.sock.settimeout(5)
-        self.address = f"{ip}:{self.sock.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-    def send(
-        self,
-        to: str,
-        method: str,
-        uri: str,
-        call_id: str,
-        *headers: str,
-        to_tag: str = "",
-        cseq: int = 1,
-        body: str = "",
-    ) -> None:
-        host, _, port = to.partition(":")
-        text = [
-            f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP {self.address};branch=z9hG4bK{call_id}{cseq}",
-            f"From: <sip:alice@{self.address}>;tag=a",
-            f"To: <{uri}>{to_tag}",
-            f"Call-ID: {call_id}",
-            f"CSeq: {cseq} {method}",
-            "Max-Forwards: 70",
-            *headers,
-            *self.about(body),
-        ]
-        self.sock.sendto("\r\n".join([*text, "", body]).encode(), (host, int(port)))
-
-    @staticmethod
-    def about(body: str) -> list[str]:
-        kind = ["Content-Type: application/sdp"] if body else []
-        return [*kind, f"Content-Length: {len(body)}"]
-
-    def receive(self, start: str) -> str:
-        """The next message that starts so; others are passed over."""
-        while True:
-            text = self.sock.recv(65535).decode()
-            if text.startswith(start):
-                return text
-
-    def reply(self, request: str, to: str, status: str, body: str = "") -> None:
-        host, _, port = to.partition(":")
-        kept = re.findall(r"^(?:Via|From|Call-ID|CSeq|Record-Route): .*$", request, re.MULTILINE)
-        to_line = re.findall(r"^To: .*$", request, re.MULTILINE)[0].strip()
-        tag = "" if ";tag=" in to_line else f";tag={self.address[-4:]}"
-        text = [f"SIP/2.0 {status}", *map(str.strip, kept), to_line + tag, *self.about(body)]
-        self.sock.sendto("\r\n".join([*text, "", body]).encode(), (host, int(port)))
-
-
 class Proxy:
     """The minimal proxy on addresses of its own, and the socket that it mirrors to."""
 
@@ -196,7 +183,9 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def minimal_proxy(folder: Path, *trunks: str) -> Iterator[Proxy]:
+def minimal_proxy(
+    folder: Path, *trunks: str, defines: Mapping[str, str | int] | None = None
+) -> Iterator[Proxy]:
     """The shipped proxy, started as its first lines say; with `trunks` (ADDR:PORT) as its trunks."""
     address = f"{network()}.1:{free_port()}"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
@@ -207,7 +196,8 @@ def minimal_proxy(folder: Path, *trunks: str) -> Iterator[Proxy]:
             own = folder / "dispatcher.list"
             own.write_text("".join(f"1 sip:{t} 0 {9 - n}\n" for n, t in enumerate(trunks)))
             strings["TRUNK_LIST"] = str(own)
-        command = kamailio_command(MINIMAL, folder, {"PROXY_LISTEN": address}, strings=strings)
+        own_defines = {"PROXY_LISTEN": address, **(defines or {})}
+        command = kamailio_command(MINIMAL, folder, own_defines, strings=strings)
         with running("kamailio", command, folder) as program:
             ip, _, port = address.partition(":")
             until("OPTIONS answer", lambda: answers_options(ip, int(port)), 20, program)
@@ -234,6 +224,111 @@ def test_kamailio_takes_the_shipped_configurations(tmp_path: Path, defines: dict
         assert done.returncode == 0, done.stderr
         assert "ERROR" not in done.stderr
         assert "CRITICAL" not in done.stderr
+
+
+def checked(config: Path, folder: Path, defines: Mapping[str, str | int], **strings: str) -> None:
+    """Kamailio finds nothing wrong with a configuration; from the root, as a service."""
+    command = kamailio_command(config, folder, defines, strings=strings)
+    done = subprocess.run(
+        [*command, "-c"], cwd="/", capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("ERROR", "CRITICAL", "WARNING"):
+        assert word not in done.stderr
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("trunks", [False, True], ids=["no-trunks", "trunks"])
+@pytest.mark.parametrize("modes", [["PUSHED"], ["ASKED"], ["PUSHED", "ASKED"]], ids="+".join)
+def test_kamailio_takes_the_minimal_proxy_with_admission(
+    tmp_path: Path, modes: list[str], trunks: bool
+) -> None:
+    defines = {f"ADMISSION_{mode}": 1 for mode in modes}
+    checked(MINIMAL, tmp_path, defines, **({"TRUNK_LIST": str(TRUNKS)} if trunks else {}))
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("overflow", ["", "#!define SIPSIDECAR_HAS_OVERFLOW"])
+@pytest.mark.parametrize(
+    "defines",
+    [
+        "",
+        '#!define SIPSIDECAR_FAIL_CLOSED "^(trunk::acme|src::192[.]0[.]2[.]1)$"',
+        '#!define SIPSIDECAR_ALONE_CPS 0\n#!define SIPSIDECAR_EMERGENCY "^112$"',
+        (
+            '#!define SIPSIDECAR_RPC "/run/kamailio/sidecar.sock"\n'
+            '#!define SIPSIDECAR_EVAPI "127.0.0.1:8449"\n#!define SIPSIDECAR_ASK_MS 100'
+        ),
+        (
+            'loadmodule "htable.so"\nloadmodule "textops.so"\nloadmodule "tmx.so"\n'
+            'loadmodule "pipelimit.so"\nloadmodule "jsonrpcs.so"\nloadmodule "evapi.so"'
+        ),
+    ],
+    ids=["as-shipped", "fail-closed", "limits", "addresses", "loaded"],
+)
+@pytest.mark.parametrize(
+    "includes", [[ADMISSION], [ASKED], [ADMISSION, ASKED]], ids=["pushed", "asked", "both"]
+)
+def test_kamailio_takes_the_admission_includes(
+    tmp_path: Path, includes: list[Path], defines: str, overflow: str
+) -> None:
+    own = tmp_path / "own.cfg"
+    named = "\n".join(f'include_file "{include}"' for include in includes)
+    calls = "".join(
+        f"route({'SIPSIDECAR_ASK' if include == ASKED else 'SIPSIDECAR_ADMISSION'}); "
+        for include in includes
+    )
+    own.write_text(f"""
+listen=udp:127.0.0.1:5060
+auto_aliases=no
+loadmodule "pv.so"
+loadmodule "tm.so"
+loadmodule "sl.so"
+{overflow}
+{defines}
+{named}
+request_route {{ {calls} route(SIPSIDECAR_ADMITTED); }}
+route[SIPSIDECAR_ADMITTED] {{ t_relay(); exit; }}
+{"route[SIPSIDECAR_OVERFLOW] { t_relay(); exit; }" if overflow else ""}
+""")
+    checked(own, tmp_path, {})
+
+
+@pytest.mark.live
+def test_a_call_that_was_asked_about_goes_to_the_next_trunk_when_the_first_refuses_it(
+    tmp_path: Path,
+) -> None:
+    ip = f"{network()}.2"
+    evapi = f"127.0.0.1:{free_port()}"
+    host, _, port = evapi.partition(":")
+    judge = KamailioAsk("edge", host, int(port), lambda _: Decision(verdict=ADMIT))
+    with (
+        Phone(ip) as first,
+        Phone(ip) as second,
+        Phone(ip) as caller,
+        minimal_proxy(
+            tmp_path,
+            first.address,
+            second.address,
+            defines={"ADMISSION_ASKED": 1, "SIPSIDECAR_EVAPI": f'"{evapi}"'},
+        ) as proxy,
+        Beside(judge) as beside,
+    ):
+        until("connection", lambda: beside.do(judge.status).error is None or None, 10)
+        until("sign of life", lambda: judge.counters["connected"] or None, 10)
+        # In time; then from the failure route, behind a sidecar that stands still.
+        for call_id, stuck in (("asked", False), ("stuck", True)):
+            if stuck:
+                beside.stand_still(2)
+            caller.send(proxy.address, "INVITE", f"sip:123@{proxy.address}", call_id)
+            invite = first.receive("INVITE")
+            assert invite.count("Record-Route: ") == 1
+            first.reply(invite, proxy.address, "503 Service Unavailable")
+            first.receive("ACK")
+            second.reply(second.receive("INVITE"), proxy.address, "200 OK")
+            answer = caller.receive("SIP/2.0 200")
+            assert f"Call-ID: {call_id}\r\n" in answer
+        assert judge.counters["admit"] == 1
 
 
 @pytest.mark.live

@@ -9,7 +9,7 @@ from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.keeping import RowMaker
 from sipsidecar.pipeline import Pipeline, Stored
-from stored import NOON, conversation, leg
+from stored import NOON, admission, conversation, leg, state
 
 NOW = 1_795_000_000_000_000
 
@@ -142,6 +142,16 @@ def test_legs_and_conversations_become_rows_and_later_ones_replace_them() -> Non
         rows.Replaced("conversations", "", "", "u2", NOON, 3, 4),
         rows.Replaced("legs", "a@b", "", "u1", NOON, 3, 1),
     ]
+
+
+def test_refusals_and_changes_of_state_become_rows_that_account_for_no_packet() -> None:
+    kept = waiting()
+    RowMaker(kept, 3, messages=True).add([admission("a@b"), state("acme-asr")], 0.0)
+    assert sum(kept.packets_waiting.values()) == 0
+    assert taken(kept) == {
+        "admissions": [rows.encode_admission(admission("a@b"), 3)],
+        "admission_states": [rows.encode_state(state("acme-asr"), 3)],
+    }
 
 
 def test_intervals_that_are_not_wanted_become_no_rows() -> None:

@@ -18,6 +18,7 @@ from sipsidecar.calls.events import (
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 STAMP = 1_785_000_000_123_456
@@ -31,6 +32,8 @@ ENCODERS: list[tuple[str, type[msgspec.Struct], Any]] = [
     ("legs", LegRecord, rows.encode_leg),
     ("registrations", RegistrationRecord, rows.encode_registration),
     ("pings", PingRecord, rows.encode_ping),
+    ("admissions", AdmissionRecord, rows.encode_admission),
+    ("admission_states", StateRecord, rows.encode_state),
 ]
 
 
@@ -341,6 +344,42 @@ def test_fields_of_an_interval_are_encoded_by_their_types() -> None:
     assert fields["packets_lost"] is fields["mos"] is None
 
 
+def test_fields_of_a_refusal_are_encoded_by_their_types() -> None:
+    record = AdmissionRecord(
+        call_id="a@b", received_at=STAMP, way="evapi", verdict="refuse", rule="acme-calls",
+        value=50.0, threshold=50.0, code=486, reason="cac acme-calls", shadow=("more",),
+        trunk="acme",
+    )  # fmt: skip
+    fields = split("admissions", rows.encode_admission(record, 7))
+    assert (fields["call_id"], fields["from_tag"], fields["rule"]) == (b"a@b", b"", b"acme-calls")
+    assert fields["value"] == fields["threshold"] == struct.pack(">d", 50.0)
+    assert fields["code"] == struct.pack(">h", 486)
+    assert fields["shadow"] == struct.pack(">iiiiii4s", 1, 0, 25, 1, 1, 4, b"more")
+    assert (fields["reason"], fields["route"], fields["trunk"]) == (b"cac acme-calls", b"", b"acme")
+    assert fields["received_at"] == int8(STAMP - EPOCH)
+    assert fields["node_id"] == struct.pack(">i", 7)
+    assert fields["exempt"] is fields["measure"] is fields["tenant"] is fields["node"] is None
+
+
+def test_fields_of_a_change_of_state_are_encoded_by_their_types() -> None:
+    record = StateRecord(
+        received_at=STAMP, rule="acme-asr", scope="trunk", scope_value="acme", state="closed",
+        previous="open", value=31.5, threshold=40.0, reason="asr_percent 31.5 under 40",
+    )  # fmt: skip
+    fields = split("admission_states", rows.encode_state(record, 7))
+    assert (fields["call_id"], fields["rule"], fields["by"]) == (b"", b"acme-asr", b"rule")
+    assert (fields["state"], fields["previous"]) == (b"closed", b"open")
+    assert fields["value"] == struct.pack(">d", 31.5)
+    assert fields["measure"] is None
+
+
+def test_a_code_that_is_none_of_sips_is_brought_into_its_columns_range() -> None:
+    record = AdmissionRecord(
+        call_id="a", received_at=STAMP, way="http", verdict="refuse", rule="r", code=2**40
+    )
+    assert split("admissions", rows.encode_admission(record, 1))["code"] == b"\x7f\xff"
+
+
 def test_evidence_is_a_document_in_the_binary_form_of_jsonb() -> None:
     assert call(evidence='{"high_loss": [{"percent": 5.5}]}')["evidence"] == (
         b'\1{"high_loss":[{"percent":5.5}]}'
@@ -410,9 +449,9 @@ def test_bytes_that_are_no_text_are_stored_as_escapes() -> None:
 @example("x" * (rows.TEXT_CAP + 1))
 @example("x" * (rows.TEXT_CAP - 2) + "\0")
 def test_text_in_a_column_is_cleaned_whether_it_is_a_word_or_a_strangers(text: str) -> None:
-    fields = call(released_by=text, trunk=text, flags=(text,))
+    fields = call(released_by=text, from_user=text, flags=(text,))
     clean = rows.clean_text(text, rows.TEXT_CAP)
-    assert fields["released_by"] == fields["trunk"] == clean
+    assert fields["released_by"] == fields["from_user"] == clean
     assert (fields["flags"] or b"").endswith(clean)
 
 
@@ -425,6 +464,9 @@ def test_a_call_id_is_stored_alike_in_every_table_and_asked_for_alike(call_id: s
 
 def test_the_keys_at_their_caps_fit_in_an_index_entry() -> None:
     assert rows.CALL_ID_CAP + rows.TAG_CAP + rows.BRANCH_CAP + 64 < 2704
+    # of a refusal: Call-ID, From tag, rule, way and verdict; of a state: rule, scope, value and state
+    assert rows.CALL_ID_CAP + rows.TAG_CAP + 3 * rows.TEXT_CAP + 64 < 2704
+    assert 4 * rows.TEXT_CAP + 64 < 2704
 
 
 def test_a_first_revision_replaces_nothing() -> None:

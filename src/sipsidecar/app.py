@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from sipsidecar import __version__, reloading, tls
+from sipsidecar.admitting import Admitting, is_wanted
 from sipsidecar.batch import WORTH, StoreError, StoreUnavailable, Waiting
 from sipsidecar.calls.call import Call
 from sipsidecar.calls.dialog import Timing
@@ -41,6 +42,7 @@ from sipsidecar.gate import Gate
 from sipsidecar.keeping import RowMaker
 from sipsidecar.pipeline import Pipeline
 from sipsidecar.privacy import Mask
+from sipsidecar.signals.cohort import Cohorts
 from sipsidecar.signals.memory import Governor
 from sipsidecar.signals.snapshot import (
     NO_SPOOL,
@@ -105,7 +107,13 @@ def spool_directory(config: Config) -> Path:
     return Path(named) if named else data_directory(config) / "spool"
 
 
-def pipeline_of(config: Config) -> Pipeline:
+def cohorts_of(config: Config) -> Cohorts:
+    """The matchers that tell whose a call is."""
+    names = {number: name for name, number in config.hep.agents.items()}
+    return Cohorts(config.cohorts.match, names)
+
+
+def pipeline_of(config: Config, cohorts: Cohorts | None = None) -> Pipeline:
     """The pipeline as it is configured; whoever may be heard is the caller's business."""
     privacy = config.privacy
     return Pipeline(
@@ -123,6 +131,7 @@ def pipeline_of(config: Config) -> Pipeline:
         ),
         thresholds=thresholds_of(config),
         switches=tuple(config.freeswitch.switches),
+        cohorts=cohorts if cohorts is not None else cohorts_of(config),
     )
 
 
@@ -180,7 +189,8 @@ class Sidecar:
         self._sockets = dict(sockets or {})
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self.pipeline = pipeline_of(config)
+        cohorts = cohorts_of(config)
+        self.pipeline = pipeline_of(config, cohorts)
         self.pipeline.gate = Gate(config.hep.allow, config.hep.keys)
         database = config.database
         self.waiting = Waiting(
@@ -207,6 +217,12 @@ class Sidecar:
             admits=self._admits,
         )
         self._switchboard = Switchboard(config, self.pipeline)
+        self._admitting: Admitting | None = None
+        if is_wanted(config):
+            disks = [str(data_directory(config)), str(spool_directory(config))]
+            self._admitting = Admitting(
+                config, cohorts, self.pipeline, self._switchboard, self.figures, disks
+            )
         self._metrics = Metrics(self.figures)
         http = config.http
         self._http = HttpServer(
@@ -214,6 +230,7 @@ class Sidecar:
             self._metrics.render,
             self._live_calls,
             switches=self._switchboard.page,
+            admission=self._admitting,
             access=access_of(config),
             reload=reload,
             tls=_contexts(http.tls_certificate, http.tls_key) if http.tls_certificate else None,
@@ -299,6 +316,9 @@ class Sidecar:
             asyncio.create_task(self._rebuild(), name="rebuild"),
             *self._switchboard.tasks(),
         ]
+        if self._admitting is not None:
+            await self._admitting.open()
+            self._tasks += self._admitting.tasks()
 
     async def _listen(self, host: str, port: int) -> tuple[str, int]:
         """UDP and TCP on one port: a free one for UDP may be taken for TCP, then the next will do."""
@@ -347,6 +367,8 @@ class Sidecar:
         self.pipeline.calls.warming_until = self._started + config.calls.warming_seconds
         if self._store is not None:
             self._store.settings = postgres_settings(config, self.dsn)
+        if self._admitting is not None:
+            self._admitting.reload(config)
         return plan
 
     async def drain(self) -> int:
@@ -386,6 +408,8 @@ class Sidecar:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._admitting is not None:
+            await self._admitting.close()
         await self._http.close()
         if self._store is not None:
             await self._store.close()
@@ -411,6 +435,10 @@ class Sidecar:
         outputs = self.pipeline.records()
         if outputs:
             self._rows.add(outputs, now)
+        if self._admitting is not None:
+            decided = self._admitting.after_turn(outputs, now)
+            if decided:
+                self._rows.add(decided, now)
 
     async def _tick(self) -> None:
         """Timers of calls, memory, and how late the loop is."""
@@ -592,6 +620,7 @@ class Sidecar:
             ),
             http_events=dict(self._http.counters),
             switches=self._switchboard.figures(now),
+            admission=self._admitting.figures() if self._admitting is not None else None,
         )
 
     def _storage(self) -> StorageFigures:

@@ -13,13 +13,14 @@ import msgspec
 from sipsidecar.rows import Replaced
 
 WORTH = (
-    "messages", "quality_intervals", "quarantine", "pings", "registrations", "media", "attempts",
-    "conversations", "legs", "calls",
+    "messages", "quality_intervals", "quarantine", "pings", "registrations", "media", "admissions",
+    "attempts", "conversations", "legs", "admission_states", "calls",
 )  # fmt: skip
 """The tables, what is worth least first: the order in which rows are given up for room.
 
 What `quality_intervals` says over time, `media` says in sum; `conversations` can be put together
-from `legs`.
+from `legs`. Of a refusal the Reason in `calls` still names the rule; changes of rules' states are
+few, and said nowhere else.
 """
 ROW_OVERHEAD = 120
 """Bytes of Python objects per waiting row, so that the bound is about memory, not payload."""

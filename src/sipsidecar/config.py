@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type
 import msgspec
 
 from sipsidecar.gate import Gate
+from sipsidecar.signals.cohort import Matcher, check_matchers
+from sipsidecar.signals.rules import Probe, Rule, check_rules
 from sipsidecar.tables import printable
 from sipsidecar.wire import esl
 
@@ -158,6 +160,10 @@ class Retention(msgspec.Struct, frozen=True):
     messages_days: Annotated[int, _meta("Days to keep messages", 1, 36500)] = 7
     registrations_days: Annotated[int, _meta("Days to keep registrations", 1, 36500)] = 30
     pings_days: Annotated[int, _meta("Days to keep OPTIONS pings", 1, 36500)] = 7
+    admissions_days: Annotated[int, _meta("Days to keep refusals", 1, 36500)] = 90
+    admission_states_days: Annotated[
+        int, _meta("Days to keep changes of rules' states", 1, 36500)
+    ] = 365
     quarantine_days: Annotated[int, _meta("Days to keep what was not understood", 1, 36500)] = 7
 
 
@@ -238,6 +244,75 @@ class Freeswitch(msgspec.Struct, frozen=True):
     ] = 45.0
 
 
+class CohortMatchers(msgspec.Struct, frozen=True):
+    """Whose a call is: its tenant, trunk, direction and region."""
+
+    match: Annotated[
+        tuple[Matcher, ...],
+        _meta("Ordered matchers, as `[[cohorts.match]]` tables; see \"Trunks and tenants\""),
+    ] = ()
+
+
+class AdmissionSettings(msgspec.Struct, frozen=True):
+    """Which new calls are refused, and who is told."""
+
+    rules: Annotated[
+        tuple[Rule, ...], _meta("Rules, as `[[admission.rules]]` tables; see \"Admission\"")
+    ] = ()
+    checks: Annotated[
+        tuple[Probe, ...],
+        _meta("Downstream checks, as `[[admission.checks]]` tables: `name`, `url`, `max_ms`"),
+    ] = ()
+    routes: Annotated[
+        tuple[str, ...], _meta("Names of fallback routes that rules may overflow to")
+    ] = ()
+    kamailio: Annotated[
+        dict[str, str],
+        _meta('Kamailios to push to, as `{ edge = "udp:127.0.0.1:8033" }`, `unix:` or `http:`'),
+    ] = {}
+    evapi: Annotated[
+        dict[str, str],
+        _meta('Kamailios that ask per call, as `{ edge = "127.0.0.1:8448" }` (evapi)'),
+    ] = {}
+    freeswitch: Annotated[
+        bool, _meta("Push to the FreeSWITCHes of `freeswitch.switches`, too")
+    ] = False
+    profiles: Annotated[
+        dict[str, str],
+        _meta("Trunk whose calls a sofia profile takes, as `{ external = 'acme' }`"),
+    ] = {}
+    outbound_listen: Annotated[
+        str, _meta("ADDR:PORT for FreeSWITCH's outbound socket, which asks per call; empty: none")
+    ] = ""
+    lease_seconds: Annotated[
+        int, _meta("Time that what was pushed holds; renewed every second", 2, 60)
+    ] = 3
+    emergency: Annotated[
+        tuple[str, ...], _meta("Called users that are never refused, besides `urn:service:sos`")
+    ] = ("000", "110", "112", "119", "911", "933", "999")
+    priority_callers: Annotated[
+        tuple[str, ...], _meta("Calling users that are never refused; `*` at the end: any that begin")
+    ] = ()
+    priority_networks: Annotated[
+        tuple[str, ...], _meta("Networks (CIDR) whose Resource-Priority header is believed")
+    ] = ()
+    reserve_percent: Annotated[
+        float, _meta("Part of each capacity for those, at least one call; 0: none", 0, 50)
+    ] = 5.0
+    pending_seconds: Annotated[
+        float, _meta("Time that an admitted call has to be seen in HEP or ESL", 0.1, 3600)
+    ] = 5.0
+    quiet_seconds: Annotated[
+        float, _meta("Silence of a call whose RTCP was heard that ends its lease; 0: never", 0, 86400)
+    ] = 120.0
+    waited_ms: Annotated[
+        float, _meta("A request that is older when it is asked about is refused; 0: none", 0, 60000)
+    ] = 0.0
+    fail_closed: Annotated[
+        tuple[str, ...], _meta("Trunks whose calls are refused while no sidecar speaks; else they pass")
+    ] = ()
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What the process may use."""
 
@@ -280,6 +355,8 @@ class Config(msgspec.Struct, frozen=True):
     calls: Calls = Calls()
     quality: Quality = Quality()
     freeswitch: Freeswitch = Freeswitch()
+    cohorts: CohortMatchers = CohortMatchers()
+    admission: AdmissionSettings = AdmissionSettings()
     limits: Limits = Limits()
     privacy: Privacy = Privacy()
     log: Log = Log()
@@ -390,6 +467,40 @@ def _check_keys(keys: dict[str, str]) -> None:
             raise ValueError('expected { ID = "KEY" }, where ID is a capture id or "*"')
 
 
+_RPC = re.compile(r"udp:(.+)|unix:/.+|https?://[^\s]+")
+_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not _LABEL.fullmatch(name):
+            raise ValueError(f"a name has 1 to 64 letters, digits, dots, _ or -, got {name!r}")
+
+
+def _check_kamailio(addresses: dict[str, str]) -> None:
+    _check_names(addresses)
+    for address in addresses.values():
+        found = _RPC.fullmatch(address)
+        if found is None:
+            raise ValueError(
+                f"expected udp:ADDR:PORT, unix:/PATH or http://ADDR:PORT/PATH, got {address!r}"
+            )
+        if found[1]:
+            parse_address(found[1])
+
+
+def _check_evapi(addresses: dict[str, str]) -> None:
+    _check_names(addresses)
+    for address in addresses.values():
+        parse_address(address)
+
+
+def _check_emergency(users: tuple[str, ...]) -> None:
+    for user in users:
+        if not re.fullmatch(r"[0-9*#+]{1,32}", user):
+            raise ValueError(f"expected numbers such as 112, got {user!r}")
+
+
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "hep.listen": parse_address,
     "http.listen": parse_address,
@@ -400,6 +511,14 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "hep.agents": _check_agents,
     "freeswitch.switches": _check_switches,
     "database.dsn": _check_dsn,
+    "cohorts.match": check_matchers,
+    "admission.routes": _check_names,
+    "admission.kamailio": _check_kamailio,
+    "admission.evapi": _check_evapi,
+    "admission.profiles": _check_names,
+    "admission.outbound_listen": _check_listen,
+    "admission.emergency": _check_emergency,
+    "admission.priority_networks": _check_networks,
 }
 
 
@@ -512,6 +631,23 @@ def _check_whole(config: Config, sources: Mapping[str, str]) -> None:
                     "freeswitch.users", f"expected USER@DOMAIN for {name}, got {user!r}"
                 ) from None
             raise wrong("freeswitch.passwords", f"{name}: expected one line of text") from None
+    said = config.admission
+    try:
+        check_rules(said.rules, said.routes, said.checks)
+    except ValueError as error:
+        raise wrong("admission.rules", str(error)) from None
+    if said.freeswitch and not fs.switches:
+        raise wrong("admission.freeswitch", "names no FreeSWITCH: set freeswitch.switches")
+    if said.outbound_listen and not is_loopback(said.outbound_listen) and not http.insecure:
+        raise wrong(
+            "admission.outbound_listen",
+            f"{said.outbound_listen} can be reached by everybody, and the outbound socket knows no"
+            " password: use a loopback address",
+        )
+    known_trunks = {one.trunk for one in config.cohorts.match if one.trunk}
+    for key, trunks in (("fail_closed", said.fail_closed), ("profiles", said.profiles.values())):
+        if lost := sorted(set(trunks) - known_trunks):
+            raise wrong(f"admission.{key}", f"no matcher of cohorts.match has trunk {lost[0]!r}")
     if (privacy.mask_users or privacy.mask_names) and not privacy.key:
         raise wrong("privacy.key", "masking needs a key, such as file:/etc/sipsidecar/mask.key")
     known = bool(hep.allow or hep.keys or hep.insecure)
@@ -676,13 +812,17 @@ def render(loaded: Loaded) -> str:
 def render_json(loaded: Loaded) -> str:
     """Show the same as one JSON object, by dotted key."""
     sources = loaded.sources
-    shown = {key: {"value": v, "source": sources[key]} for key, v in _shown(loaded).items()}
+    values = msgspec.to_builtins(_shown(loaded))
+    shown = {key: {"value": v, "source": sources[key]} for key, v in values.items()}
     return json.dumps(shown, indent=2)
 
 
 def _toml(value: object) -> str:
+    value = msgspec.to_builtins(value)
+    if isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, dict):
-        pairs = (f"{_toml_key(key)} = {_toml(one)}" for key, one in value.items())
+        pairs = (f"{_toml_key(key)} = {_toml(one)}" for key, one in value.items() if one is not None)
         return "{" + ", ".join(pairs) + "}"
     return json.dumps(value, ensure_ascii=False)
 

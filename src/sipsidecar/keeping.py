@@ -17,6 +17,7 @@ from sipsidecar.calls.events import (
 from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.pipeline import Output, Stored
+from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
 from sipsidecar.wire import hep
 
 
@@ -74,7 +75,7 @@ class RowMaker:
             else:
                 waiting.packets_dropped["messages", "not-configured"] += m.packets
 
-    def add(self, outputs: Sequence[Output], now: float) -> None:
+    def add(self, outputs: Sequence[Output | AdmissionRecord | StateRecord], now: float) -> None:
         """Records, and what they replace."""
         waiting, node_id = self._waiting, self._node_id
         for record in outputs:
@@ -101,6 +102,10 @@ class RowMaker:
                 waiting.add("registrations", rows.encode_registration(record, node_id), now)
             elif isinstance(record, PingRecord):
                 waiting.add("pings", rows.encode_ping(record, node_id), now)
+            elif isinstance(record, AdmissionRecord):
+                waiting.add("admissions", rows.encode_admission(record, node_id), now)
+            elif isinstance(record, StateRecord):
+                waiting.add("admission_states", rows.encode_state(record, node_id), now)
             else:
                 waiting.retract(_gone(record, node_id), now)
 

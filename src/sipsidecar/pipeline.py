@@ -12,13 +12,16 @@ from sipsidecar.calls.bridging import Bridging
 from sipsidecar.calls.call import RECEIVER, Call
 from sipsidecar.calls.dialog import IMPLAUSIBLE_US, TIMER_B, Timing
 from sipsidecar.calls.events import (
+    OTHER,
     AttemptRecord,
     CallRecord,
     ConversationRecord,
     LegRecord,
     MediaRecord,
+    Move,
     PingRecord,
     RegistrationRecord,
+    Setup,
 )
 from sipsidecar.calls.joining import Said
 from sipsidecar.calls.legs import Unjoined
@@ -29,6 +32,8 @@ from sipsidecar.calls.transactions import TransactionTable
 from sipsidecar.gate import WHYS as GATE_WHYS
 from sipsidecar.gate import Gate
 from sipsidecar.privacy import Mask
+from sipsidecar.signals.cohort import Cohorts
+from sipsidecar.signals.leases import Alive
 from sipsidecar.signals.snapshot import (
     DELAY_BOUNDS,
     JITTER_BOUNDS,
@@ -46,6 +51,8 @@ MAX_STREAMS = 4096
 """TCP or TLS connections whose messages are put together at once; the quietest gives way."""
 STREAM_PATIENCE = 32.0
 """Seconds that a part of a message waits for the rest."""
+MAX_COHORTS = 2000
+"""Combinations of labels that calls are counted by; over it they are `other`."""
 UDP = 17
 REFUSED_KINDS = {
     hep.Kind.KEEP_ALIVE: "keep-alive",
@@ -127,13 +134,19 @@ class Pipeline:
         mask: Mask | None = None,
         thresholds: Thresholds | None = None,
         switches: Collection[str] = (),
+        cohorts: Cohorts | None = None,
     ) -> None:
         self._mask = mask or Mask()
         self.gate = gate or Gate()
         """Who may speak; another may take its place at any time."""
         self.agents = Agents(local)
         self.calls = CallTable(
-            self.agents, timing, max_calls=max_calls, linger=linger, thresholds=thresholds
+            self.agents,
+            timing,
+            max_calls=max_calls,
+            linger=linger,
+            thresholds=thresholds,
+            cohorts=cohorts,
         )
         self.transactions = TransactionTable(self.agents, timing)
         self.bridging = Bridging(self.calls, self.agents, max_legs=2 * max_calls, linger=linger)
@@ -150,6 +163,7 @@ class Pipeline:
         self._oddities: Counter[str] = Counter()
         self._finals: Counter[tuple[str, str, str]] = Counter()
         self._attempt_finals: Counter[tuple[str, str]] = Counter()
+        self._cohort_finals: Counter[tuple[str, str, str, str, str]] = Counter()
         self._registrations: Counter[str] = Counter()
         self._pings: Counter[str] = Counter()
         self._pdd = Histogram(DELAY_BOUNDS)
@@ -286,7 +300,7 @@ class Pipeline:
         timers = [
             self.calls.next_timer(),
             self.transactions.next_timer(),
-            self.bridging.legs.next_timer(),
+            self.bridging.next_timer(),
         ]
         if self._streams:
             timers.append(next(iter(self._streams.values())).since + STREAM_PATIENCE)
@@ -300,7 +314,7 @@ class Pipeline:
                 break
             self._flush_stream(key, now)
         # Legs before calls: a leg asks what SIP said of it, and calls may be forgotten in this turn.
-        self.bridging.legs.handle_timer(now)
+        self.bridging.handle_timer(now)
         self.calls.handle_timer(now)
         self.transactions.handle_timer(now)
 
@@ -331,6 +345,24 @@ class Pipeline:
         for record in found:
             self._count(record)
         return found
+
+    def watch(self, *, setups: bool) -> None:
+        """Tell from now on of live states, and of what becomes of setups if they are wanted."""
+        self.calls.watch = True
+        self.calls.tell_setups = setups
+
+    def moves(self) -> list[Move]:
+        """Changes of calls' live states since the last time, by SIP and by events; drains."""
+        return self.calls.moves()
+
+    def setups(self) -> list[Setup]:
+        """Setups that are over since the last time; drains."""
+        return self.calls.setups()
+
+    def alive(self, call_id: str) -> Alive | None:
+        """What is known of a Call-ID; None when nothing is (any more)."""
+        found = self.bridging.alive(call_id)
+        return Alive(*found) if found is not None else None
 
     def odd(self, reason: str) -> int:
         """How often something was refused or odd for this reason."""
@@ -384,6 +416,7 @@ class Pipeline:
             revisions=calls.revisions + legs.revisions,
             finals=dict(self._finals),
             attempt_finals=dict(self._attempt_finals),
+            cohort_finals=dict(self._cohort_finals),
             registrations=dict(self._registrations),
             pings=dict(self._pings),
             pdd=self._pdd,
@@ -595,6 +628,8 @@ class Pipeline:
                 return
             key = (record.final_class or "unknown", code_label(record.final_code))
             self._finals[(*key, record.final_origin or "unknown")] += 1
+            if record.tenant is not None:
+                self._count_cohort(record)
             if record.pdd_ms is not None:
                 self._pdd.observe(record.pdd_ms / 1000)
             if record.setup_ms is not None:
@@ -612,6 +647,16 @@ class Pipeline:
             self._registrations[code_label(record.final_code)] += 1
         elif isinstance(record, PingRecord):
             self._pings[code_label(record.final_code)] += 1
+
+    def _count_cohort(self, record: CallRecord) -> None:
+        labels = (record.tenant, record.trunk, record.direction, record.region)
+        own = record.final_origin == "admission"
+        what = "admission" if own else record.final_class or "unknown"
+        tenant, trunk, direction, region = (label or OTHER for label in labels)
+        key = (tenant, trunk, direction, region, what)
+        if key not in self._cohort_finals and len(self._cohort_finals) >= MAX_COHORTS:
+            key = (OTHER, OTHER, OTHER, OTHER, what)
+        self._cohort_finals[key] += 1
 
     def _count_media(self, record: MediaRecord) -> None:
         direction = record.direction

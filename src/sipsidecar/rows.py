@@ -25,6 +25,7 @@ from sipsidecar.calls.events import (
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What a COPY stream begins with: signature, flags, length of the header extension."""
@@ -200,9 +201,10 @@ _word = functools.lru_cache(maxsize=1024)(_short_text)
 _WORDS = frozenset(
     {
         "codec", "codec_negotiated", "codec_offered", "dated_by", "delay_source", "direction",
-        "end_source", "final_class", "final_origin", "mos_codec", "mos_direction", "mos_grade",
-        "mos_kind", "mos_scale", "peer_mos_source", "released_by", "segment", "source",
-        "time_source", "transport", "unrated",
+        "end_source", "final_class", "final_origin", "measure", "mos_codec", "mos_direction",
+        "mos_grade", "mos_kind", "mos_scale", "node", "peer_mos_source", "region", "released_by",
+        "rule", "scope", "scope_value", "segment", "source", "tenant", "time_source", "transport",
+        "trunk", "unrated", "verdict", "way",
     }
 )  # fmt: skip
 """Columns that hold the same few words in nearly all rows."""
@@ -222,6 +224,7 @@ _BY_NAME: dict[str, _Encoder] = {
     "final_code": _int2,
     "q850": _int2,
     "sip_code": _int2,
+    "code": _int2,
     "clock_agent_id": _int8,
     "cseq": _int8,
     "expires": _int8,
@@ -287,6 +290,8 @@ _LEG = _Layout(LegRecord)
 _CONVERSATION = _Layout(_StoredConversation)
 _REGISTRATION = _Layout(RegistrationRecord)
 _PING = _Layout(PingRecord)
+_ADMISSION = _Layout(AdmissionRecord)
+_STATE = _Layout(StateRecord)
 
 # Numbers first: fixed widths make the row short on disk and one struct of the hot path.
 _MESSAGE_COLUMNS = (
@@ -307,6 +312,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "conversations": _CONVERSATION.columns,
     "registrations": _REGISTRATION.columns,
     "pings": _PING.columns,
+    "admissions": _ADMISSION.columns,
+    "admission_states": _STATE.columns,
     "messages": _MESSAGE_COLUMNS,
     "quarantine": _QUARANTINE_COLUMNS,
 }
@@ -357,6 +364,16 @@ def encode_registration(record: RegistrationRecord, node_id: int) -> bytes:
 def encode_ping(record: PingRecord, node_id: int) -> bytes:
     """Encode a row of `pings`."""
     return _PING.encode(record, node_id)
+
+
+def encode_admission(record: AdmissionRecord, node_id: int) -> bytes:
+    """Encode a row of `admissions`."""
+    return _ADMISSION.encode(record, node_id)
+
+
+def encode_state(record: StateRecord, node_id: int) -> bytes:
+    """Encode a row of `admission_states`."""
+    return _STATE.encode(record, node_id)
 
 
 class Replaced(NamedTuple):

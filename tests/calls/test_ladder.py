@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipsidecar.calls.ladder import LadderMessage, printable, render
+from sipsidecar.calls.ladder import LadderMessage, Remark, printable, render
 from sipsidecar.tables import cells
 
 GOLDEN = sorted((Path(__file__).parent.parent / "ladders").glob("*.txt"))
@@ -27,19 +27,25 @@ def message(
     )
 
 
-def read(path: Path) -> tuple[list[LadderMessage], dict[int, str]]:
-    """Split a golden file: a JSON list per message, then each width's dashed line and ladder."""
+def read(path: Path) -> tuple[list[LadderMessage], list[Remark], dict[int, str]]:
+    """Split a golden file: a JSON list per message or remark, then each width's dashed line and ladder."""
     head, *rest = re.split(r"^-{10} (\d+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    steps = [json.loads(line) for line in head.splitlines()]
     messages = [
         LadderMessage(
             at=at, sequence=seq, source=src, destination=dst, label=label, notes=(*notes,)
         )
-        for at, seq, src, dst, label, notes in map(json.loads, head.splitlines())
+        for at, seq, src, dst, label, notes in (one for one in steps if len(one) > 2)
     ]
-    return messages, {
-        int(width): text.removesuffix("\n")
-        for width, text in zip(rest[::2], rest[1::2], strict=True)
-    }
+    remarks = [Remark(at=at, text=text) for at, text in (one for one in steps if len(one) == 2)]
+    return (
+        messages,
+        remarks,
+        {
+            int(width): text.removesuffix("\n")
+            for width, text in zip(rest[::2], rest[1::2], strict=True)
+        },
+    )
 
 
 def columns_of(ladder: str) -> list[str]:
@@ -49,15 +55,15 @@ def columns_of(ladder: str) -> list[str]:
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_call_is_drawn_as_its_golden_file_shows(path: Path, width: int) -> None:
-    messages, expected = read(path)
-    assert render(messages, width=width) == expected[width]
+    messages, remarks, expected = read(path)
+    assert render(messages, width=width, remarks=remarks) == expected[width]
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_the_order_of_the_argument_changes_nothing(path: Path) -> None:
-    messages, expected = read(path)
+    messages, remarks, expected = read(path)
     shuffled = random.sample(messages, len(messages))
-    assert render(shuffled, width=80) == expected[80]
+    assert render(shuffled, width=80, remarks=remarks[::-1]) == expected[80]
 
 
 def test_there_are_golden_files() -> None:
@@ -159,9 +165,46 @@ def test_a_request_has_no_colour() -> None:
 
 
 def test_colour_changes_no_cell() -> None:
-    messages, expected = read(GOLDEN[0])
+    messages, _, expected = read(GOLDEN[0])
     plain = re.sub(r"\x1b\[\d+m", "", render(messages, width=80, colour=True))
     assert plain == expected[80]
+
+
+def test_a_remark_comes_after_the_messages_of_its_stamp_and_before_later_ones() -> None:
+    messages = [
+        message(5, "a:1", "b:2", "INVITE sip:x", sequence=7),
+        message(6, "b:2", "a:1", "486 Busy Here", sequence=8),
+    ]
+    drawn = render(messages, width=80, remarks=[Remark(at=5, text="refused")])
+    lines = drawn.split("\n")
+    assert lines[0].endswith(", 2 messages")
+    places = [n for n, line in enumerate(lines) if re.search("INVITE|-- refused --|486 Busy", line)]
+    assert [lines[n].split()[1:3] for n in places][1] == ["--", "refused"]
+    assert "INVITE" in lines[places[0]]
+
+
+def test_remarks_without_messages_are_a_list_of_their_own() -> None:
+    at = 1_800_000_000_000_000
+    drawn = render(
+        [], width=80, remarks=[Remark(at=at + 2000, text="two"), Remark(at=at, text="1")]
+    )
+    assert drawn.split("\n") == [
+        "2027-01-15 08:00:00.000000 UTC, no messages", "", "+0.000  -- 1 --", "+0.002  -- two --",
+    ]  # fmt: skip
+
+
+def test_a_remark_that_comes_first_begins_the_ladder() -> None:
+    drawn = render(
+        [message(2000, "a:1", "b:2", "INVITE sip:x")], width=80, remarks=[Remark(at=0, text="x")]
+    )
+    assert re.search(r"\+0\.000 +-- x --\n +\+0\.002  \|", drawn)
+
+
+@pytest.mark.parametrize("source", ["a:1", "b:2"])
+def test_a_remark_has_a_colour_of_its_own_only_when_asked(source: str) -> None:
+    one, said = [message(1, source, "b:2", "INVITE sip:x")], [Remark(at=2, text="refused")]
+    assert "\x1b" not in render(one, width=80, remarks=said)
+    assert "\x1b[35m-- refused --\x1b[0m" in render(one, width=80, colour=True, remarks=said)
 
 
 endpoints = st.one_of(
@@ -184,11 +227,16 @@ messages_of_strangers = st.lists(
 )
 
 
-@given(messages_of_strangers, st.integers(0, 200))
+remarks_of_strangers = st.lists(
+    st.builds(Remark, at=st.integers(0, 2**62), text=st.text()), max_size=3
+)
+
+
+@given(messages_of_strangers, remarks_of_strangers, st.integers(0, 200))
 def test_no_text_of_strangers_leaves_its_line_or_widens_it(
-    messages: list[LadderMessage], width: int
+    messages: list[LadderMessage], remarks: list[Remark], width: int
 ) -> None:
-    lines = render(messages, width=width).split("\n")
+    lines = render(messages, width=width, remarks=remarks).split("\n")
     assert all(printable(line) == line for line in lines)
     assert max(map(cells, lines)) <= max(width, 40)
 
@@ -196,8 +244,11 @@ def test_no_text_of_strangers_leaves_its_line_or_widens_it(
 def rewrite() -> None:
     for path in GOLDEN:
         head = path.read_text(encoding="utf-8").partition("-" * 10)[0]
-        messages, _ = read(path)
-        parts = [f"{'-' * 10} {width}\n{render(messages, width=width)}\n" for width in WIDTHS]
+        messages, remarks, _ = read(path)
+        parts = [
+            f"{'-' * 10} {width}\n{render(messages, width=width, remarks=remarks)}\n"
+            for width in WIDTHS
+        ]
         path.write_text(head + "".join(parts), encoding="utf-8")
 
 

@@ -1,3 +1,4 @@
+import http.server
 import socket
 import threading
 import time
@@ -31,6 +32,44 @@ def test_a_page_is_fetched_with_the_token_and_without_where_none_is_wanted() -> 
     assert asked == [
         ("/v1/ledger", f"Bearer {TOKEN}"), ("/health/ready", None), ("/v1/ledger", None),
     ]  # fmt: skip
+
+
+class Heard(http.server.BaseHTTPRequestHandler):
+    requests: list[tuple[str, str, str | None, str | None, bytes]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        given, kind = self.headers["Authorization"], self.headers["Content-Type"]
+        self.requests.append((self.command, self.path, given, kind, body))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("read", "operate", "sent"),
+    [(["r" * 16], [TOKEN], TOKEN), ([], [TOKEN], TOKEN), ([TOKEN], [], TOKEN), ([], [], None)],
+)
+def test_what_changes_something_is_sent_with_a_token_that_may_operate(
+    read: list[str], operate: list[str], sent: str | None
+) -> None:
+    class Mine(Heard):
+        requests = []  # noqa: RUF012
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mine) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        config = configured(
+            f"127.0.0.1:{server.server_address[1]}", read_tokens=read, operate_tokens=operate
+        )
+        assert Asked(config).post("/x", {"trunk": "é"}) == (200, b"{}")
+        server.shutdown()
+        thread.join()
+    header = None if sent is None else f"Bearer {sent}"
+    assert Mine.requests == [("POST", "/x", header, "application/json", '{"trunk":"é"}'.encode())]
 
 
 def test_a_token_goes_nowhere_but_to_the_address() -> None:

@@ -13,8 +13,8 @@ from sipsidecar.cli import commands
 from terminal import Run, hostile_capture
 
 COMMANDS = (
-    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "mos", "freeswitch", "dsn",
-    "doctor", "check-config",
+    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "mos", "freeswitch",
+    "admission", "dsn", "doctor", "check-config",
 )  # fmt: skip
 
 
@@ -36,6 +36,18 @@ def test_every_command_has_help_with_an_example_that_it_understands(run: Run, na
     inner = re.search(r"\$\((.*)\)", example)
     words = shlex.split(inner[1] if inner else example)
     assert words[:2] == ["sipsidecar", name]
+    assert vars(commands._parser().parse_args(words[1:]))["handle"]
+
+
+ADMISSION = ("status", "explain", "drain", "resume", "set", "signal")
+
+
+@pytest.mark.parametrize("name", ADMISSION)
+def test_every_command_of_admission_has_help_with_an_example(run: Run, name: str) -> None:
+    said = run("admission", name, "--help")
+    assert said.code == 0
+    words = shlex.split(said.out.rpartition("example: ")[2].strip())
+    assert words[:3] == ["sipsidecar", "admission", name]
     assert vars(commands._parser().parse_args(words[1:]))["handle"]
 
 
@@ -74,6 +86,7 @@ def test_the_commands_are_these(run: Run) -> None:
         (["dsn"], "no database runs in"),
         (["pcap", "x"], "-o"),
         (["ladder"], "CALL-ID"),
+        (["admission"], "required: COMMAND"),
         (["replay"], "FILE"),
         (["replay", "absent.pcap"], "absent.pcap: no such file"),
         (["replay", "."], ".: Is a directory"),

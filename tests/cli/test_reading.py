@@ -20,9 +20,11 @@ from asking import certificate
 from running import CORPUS, ENVIRONMENT, LIMIT
 from sipsidecar import cli, rows
 from sipsidecar.calls.events import CallRecord, ConversationRecord, LegRecord, MediaRecord
+from sipsidecar.signals.decisions import AdmissionRecord
 from sipsidecar.wire import hep, pcap
 from stored import (
     NOON,
+    admission_row,
     call,
     call_row,
     conversation_row,
@@ -55,6 +57,8 @@ FILTERS: list[tuple[list[str], Callable[[Row], bool]]] = [
     (["--answered"], lambda row: row["answered"]),
     (["--failed"], lambda row: not row["answered"]),
     (["--trunk", "none"], lambda row: row["trunk"] == "none"),
+    (["--tenant", "none"], lambda row: row["tenant"] == "none"),
+    (["--refused"], lambda row: row["final_origin"] == "admission"),
     (["--mos-below", "5"], lambda row: row["mos"] is not None),
     (
         ["--code", "200", "--flag", "failover", "--to", "disp1"],
@@ -862,3 +866,142 @@ def test_legs_of_which_no_sip_was_seen_have_a_ladder_without_any(run: Run, datab
 def test_a_pcap_is_of_one_call_id(run: Run, bridged: str, tmp_path: Path) -> None:
     said = run("pcap", "--dsn", bridged, "b@fs", "-o", tmp_path / "b.pcap")
     assert said.err.startswith("5 messages to")
+
+
+# --- what was decided ---------------------------------------------------------------------------
+
+
+def refusal(call_id: str, at: int, **changes: object) -> bytes:
+    """A decision `at` milliseconds after noon, by a clock that is an hour ahead of the agents'."""
+    return admission_row(call_id, received_at=NOON + HOUR + 1000 * at, **changes)
+
+
+HOUR = 3_600_000_000
+REFUSED = [
+    hop("a@pbx", 0, IN, "INVITE sip:b@x SIP/2.0"),
+    hop("a@pbx", 20, back(IN), "SIP/2.0 486 Busy Here"),
+    hop("a@pbx", 30, IN, "ACK sip:b@x SIP/2.0", "1 ACK"),
+]
+
+
+def received_later(messages: list[bytes]) -> list[bytes]:
+    """The same messages, received by a clock that is an hour ahead."""
+    fields = 2 + 4  # how many columns, length of the first: received_at
+    stamp = struct.pack(">q", NOON + HOUR - 946_684_800_000_000)
+    return [row[:fields] + stamp + row[fields + 8 :] for row in messages]
+
+
+@pytest.fixture
+def decided(database: str) -> str:
+    """The DSN of a database with a refused call, one that overflowed, and ones in shadow."""
+    shadow = {"verdict": "admit", "code": None, "shadow": ("acme-asr",), "rule": "acme-asr"}
+    now = time.time_ns() // 1000
+    labels = {"received_at": now, "started_at": now, "trunk": "acme", "direction": "in"}
+    store_heard(
+        database,
+        received_later(REFUSED),
+        admissions=[
+            refusal("a@pbx", 15),
+            refusal("over@pbx", 0, verdict="overflow", route=HOSTILE, code=None),
+            refusal("shadow@pbx", 0, measure="asr_percent", value=31.5, **shadow),
+            refusal("emergency@pbx", 0, verdict="admit", code=None, exempt="emergency"),
+            refusal("", 0),
+        ],
+        calls=[
+            call_row("a@pbx", final_origin="admission", tenant="t1", region="eu", **labels),
+            call_row("other@pbx", final_origin="callee", tenant="t2", region="us", **labels),
+            call_row("plain@pbx", received_at=now, started_at=now),
+        ],
+    )
+    return database
+
+
+def test_a_ladder_shows_why_a_call_was_refused_between_its_invite_and_the_refusal(
+    run: Run, decided: str
+) -> None:
+    said = run("ladder", "--dsn", decided, "a@pbx", "--width", "100")
+    assert (said.code, said.err) == (0, "")
+    lines = [line for line in said.out.splitlines() if line.lstrip().startswith("+")]
+    assert [line.split()[0] for line in lines] == ["+0.000", "+0.015", "+0.020", "+0.030"]
+    assert lines[1].strip() == (
+        "+0.015  -- refused 486 by rule acme-calls: calls 50 of 50 (trunk acme), asked by evapi --"
+    )
+
+
+def test_a_decision_about_a_call_follows_its_messages_as_json(run: Run, decided: str) -> None:
+    found = run("ladder", "--dsn", decided, "a@pbx", "--json").rows
+    assert [row.get("kind") for row in found] == [None] * 3 + ["admission"]
+    assert set(found[-1]) == {"kind", *AdmissionRecord.__struct_fields__, "node_id"}
+    assert (found[-1]["rule"], found[-1]["value"], found[-1]["code"]) == ("acme-calls", 50.0, 486)
+    assert found[-1]["received_at"] == "2026-07-20T13:00:00.015000Z"
+
+
+@pytest.mark.parametrize(
+    ("call_id", "words"),
+    [
+        ("over@pbx", "-- sent to evil\\x1b[31m"),
+        ("shadow@pbx", "-- would be refused by shadow rule acme-asr: asr_percent 31.5, limit 50 "),
+        ("emergency@pbx", "-- let in as emergency in spite of rule acme-calls: calls 50 of 50 "),
+    ],
+)
+def test_a_decision_about_a_call_that_nobody_captured_is_a_ladder_of_its_own(
+    run: Run, decided: str, call_id: str, words: str
+) -> None:
+    said = run("ladder", "--dsn", decided, call_id)
+    assert said.code == 0
+    title, _, line = said.out.splitlines()
+    assert title.endswith(", no messages")
+    assert f"+0.000  {words}" in line
+    assert line.isprintable()
+
+
+def test_decisions_of_no_call_belong_to_no_ladder(run: Run, decided: str) -> None:
+    assert "no messages" in run("ladder", "--dsn", decided, "").refusal
+    assert "no messages" in run("ladder", "--dsn", decided, "nobody@pbx").refusal
+
+
+def test_decisions_about_each_leg_stand_in_one_ladder(run: Run, bridged: str) -> None:
+    async def write() -> None:
+        async with store(bridged) as opened:
+            some = [
+                admission_row("b@fs", received_at=NOON + 3500, way="freeswitch"),
+                admission_row("a@pbx", received_at=NOON + 500),
+                admission_row("other@pbx", received_at=NOON),
+            ]
+            await opened.write(opened.first_sequence, {"admissions": some})
+
+    asyncio.run(write())
+
+    def remarks(*asked: str) -> list[str]:
+        rows = run("ladder", "--dsn", bridged, "a@pbx", *asked, "--json").rows
+        return [row["way"] for row in rows if row.get("kind") == "admission"]
+
+    assert remarks() == ["evapi", "freeswitch"]
+    assert remarks("--one-leg") == ["evapi"]
+    assert run("ladder", "--dsn", bridged, "a@pbx", "--width", "160").out.count("-- refused") == 2
+
+
+def test_calls_are_found_by_whose_they_are_and_whether_admission_refused_them(
+    run: Run, decided: str
+) -> None:
+    def found(*asked: str) -> list[str]:
+        said = run("calls", "--dsn", decided, "--json", *asked)
+        return sorted(row["call_id"] for row in said.rows)
+
+    assert found("--tenant", "t1") == found("--region", "eu") == found("--refused") == ["a@pbx"]
+    assert found("--trunk", "acme") == found("--direction", "in") == ["a@pbx", "other@pbx"]
+    assert found("--direction", "in", "--tenant", "t2") == ["other@pbx"]
+    assert found("--refused", "--tenant", "t2") == []
+
+
+def test_a_table_of_calls_shows_the_trunk_when_there_is_one(run: Run, decided: str) -> None:
+    heading, *lines = run("calls", "--dsn", decided).out.splitlines()
+    assert heading.split()[-2:] == ["flags", "trunk"]
+    assert sorted(line.split()[-1] for line in lines) == ["-", "acme", "acme"]
+    plain = run("calls", "--dsn", decided, "--call-id", "plain").out.splitlines()
+    assert plain[0].split()[-1] == "flags"
+
+
+@pytest.mark.parametrize("asked", [("--refused",), ("--tenant", "t"), ("--region", "r")])
+def test_live_calls_take_no_cohort_as_filter(run: Run, asked: tuple[str, ...]) -> None:
+    assert "takes no filter" in run("calls", "--live", *asked).refusal

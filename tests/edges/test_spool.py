@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sipsidecar import rows
 from sipsidecar.batch import WORTH, Batch, Row, Spooled, SpoolError
-from sipsidecar.calls.events import CallRecord
+from sipsidecar.calls.events import AttemptRecord, CallRecord
 from sipsidecar.edges import spool as module
 from sipsidecar.edges.spool import (
     BAD_KEPT,
@@ -209,6 +209,50 @@ async def test_calls_spooled_before_there_were_findings_are_stored_with_none(
         await connection.close()
     assert kept is not None
     assert tuple(kept) == ("old@x", 4.1, [], None)
+
+
+async def test_rows_spooled_before_there_were_cohorts_are_stored_with_none(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sipsidecar.edges.postgres import Postgres, PostgresSettings
+
+    labels = {"tenant": "t1", "direction": "in", "region": "eu"}
+    values: dict[str, Any] = {
+        "call_id": "old@x",
+        "from_tag": "t",
+        "received_at": 1,
+        "started_at": 1,
+    }
+    written = {
+        "calls": rows.encode_call(CallRecord(**(values | labels)), 1),
+        "attempts": rows.encode_attempt(AttemptRecord(branch="z", **(values | labels)), 1),
+    }
+    waiting = {}
+    for table, row in written.items():
+        today = TABLES[table]
+        old = tuple(name for name in today if name not in labels)
+        (before,) = module._fitted([row], today, old)
+        monkeypatch.setitem(TABLES, table, old)
+        content = b"".join(encode(table, [Row(before, 1)], [], LIFE, 1.0).parts)
+        monkeypatch.setitem(TABLES, table, today)
+        _, found, _ = decode(table, content)
+        waiting[table] = [one.data for one in found]
+    store = Postgres(PostgresSettings(dsn=database))
+    await store.open()
+    try:
+        assert (await store.write(1, waiting)).refused == {}
+    finally:
+        await store.close()
+    connection = await asyncpg.connect(database)
+    try:
+        for table in written:
+            kept = await connection.fetchrow(
+                f"SELECT call_id, tenant, direction, region FROM {table}"  # noqa: S608
+            )
+            assert kept is not None
+            assert tuple(kept) == ("old@x", None, None, None)
+    finally:
+        await connection.close()
 
 
 def test_keys_spooled_by_an_earlier_version_are_read_by_their_place() -> None:

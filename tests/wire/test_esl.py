@@ -830,3 +830,96 @@ class TestCommands:
 
     def test_every_why_is_known(self) -> None:
         assert {*esl.FAULTS, *esl.REFUSALS} < esl.WHYS
+
+
+def channel_block(*lines: bytes) -> bytes:
+    return b"\n".join([b"Event-Name: CHANNEL_DATA", *lines])
+
+
+class TestChannels:
+    @pytest.mark.parametrize(
+        ("name", "mode"),
+        [("outbound-5100", "static"), ("outbound-5186", "static"), ("outbound-5286", "async")],
+    )
+    def test_a_recorded_channel_says_what_its_invite_said(self, name: str, mode: str) -> None:
+        data = recorded(name)
+        block = data[data.index(b"Event-Name") :].partition(b"\n\n")[0]
+        channel = esl.parse_channel(block)
+        assert channel.destination == channel.request_user == channel.to_user == name[-4:]
+        assert (channel.direction, channel.answer_state) == ("inbound", "ringing")
+        assert (channel.profile, channel.socket_mode) == ("internal", mode)
+        assert (channel.from_user, channel.from_host) == ("u", "127.0.0.1")
+        assert channel.from_tag == f"t{channel.network_port}"
+        assert (channel.network_ip, channel.local_ip) == ("127.0.0.1", "127.0.0.1")
+        assert channel.request_uri == f"{name[-4:]}@127.0.0.1:15060"
+        assert (channel.request_host, channel.to_host) == ("127.0.0.1", "127.0.0.1")
+        assert channel.call_id is not None
+        assert channel.call_id.startswith("inj-")
+        assert channel.invite_stamp == channel.event_stamp
+        assert channel.core_uuid == "aeabca5b-4051-4db3-88a1-f80ba07110e1"
+        assert channel.headers == {}
+
+    def test_custom_headers_are_kept_by_small_names(self) -> None:
+        block = channel_block(b"variable_sip_h_X-Tenant: seven%20up", b"variable_sip_h_x-tenant: 8")
+        assert esl.parse_channel(block).headers == {"x-tenant": "seven up"}
+
+    def test_a_header_of_the_caller_becomes_no_other(self) -> None:
+        channel = esl.parse_channel(
+            channel_block(
+                b"variable_sip_call_id: own",
+                b"variable_sip_h_X-Evil: a%0Avariable_sip_call_id: forged%0A%0A",
+                b"variable_sip_call_id: forged",
+                b"variable_sip_network_ip: 192.0.2.1",
+            )
+        )
+        assert channel.call_id == "own"
+        assert channel.network_ip == "192.0.2.1"
+        assert channel.headers == {"x-evil": "a\nvariable_sip_call_id: forged\n\n"}
+
+    def test_a_call_id_that_looks_like_a_list_is_whole_and_a_user_is_its_first(self) -> None:
+        block = channel_block(
+            b"variable_sip_call_id: ARRAY%3A%3Aa%7C%3Ab", b"variable_sip_from_user: ARRAY::c|:d"
+        )
+        channel = esl.parse_channel(block)
+        assert (channel.call_id, channel.from_user) == ("ARRAY::a|:b", "c")
+
+    def test_no_more_custom_headers_than_the_limit_are_kept(self) -> None:
+        lines = [b"variable_sip_h_X-%d: v" % n for n in range(esl.MAX_CUSTOM + 50)]
+        channel = esl.parse_channel(channel_block(*lines, b"variable_sip_call_id: last"))
+        assert len(channel.headers) == esl.MAX_CUSTOM
+        assert channel.call_id == "last"
+
+    @pytest.mark.parametrize("block", [b"", b"Content-Type: command/reply", b"Event-Name", b"\xff"])
+    def test_what_is_no_channel_is_refused(self, block: bytes) -> None:
+        with pytest.raises(EslError, match="event-name"):
+            esl.parse_channel(block)
+
+    @given(st.binary(max_size=300))
+    def test_any_bytes_are_a_channel_or_an_esl_error(self, data: bytes) -> None:
+        with contextlib.suppress(EslError):
+            esl.parse_channel(b"Event-Name: X\n" + data)
+            esl.parse_channel(data)
+
+    def test_an_application_is_executed_as_it_was_recorded(self) -> None:
+        sent = esl.execute("respond", "486")
+        written = b"".join(b">>> " + line + b"\n" for line in sent.split(b"\n")[:-1])
+        assert written in recorded("outbound-5186")
+
+    @pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\0b"])
+    def test_an_argument_cannot_be_another_command(self, text: str) -> None:
+        with pytest.raises(EslError, match="newline"):
+            esl.execute("set", text)
+        with pytest.raises(EslError, match="newline"):
+            esl.execute(text, "x")
+
+    @given(st.text())
+    def test_words_of_a_refusal_can_stand_in_a_quoted_text(self, text: str) -> None:
+        words = esl.refusal_words(text)
+        assert len(words) <= esl.MAX_REASON
+        assert not set(words) & set('"\\$%={}[]<>;\r\n\0`|&')
+        assert esl.refusal_words(words) == words
+        # FreeSWITCH cuts the header at 127.
+        assert len(f'SIP;cause=486;text="{words}"') < 127
+
+    def test_words_of_a_rule_are_kept(self) -> None:
+        assert esl.refusal_words("cac acme_asr: ASR (5 min) low") == "cac acme_asr: ASR (5 min) low"

@@ -6,13 +6,13 @@ capture node itself sent.
 
 from collections.abc import Sequence
 
-from sipsidecar.calls.call import MAX_LEGS, Leg
+from sipsidecar.calls.call import MAX_LEGS, RETRIED, Call, Leg
 from sipsidecar.calls.dialog import (
     CHALLENGES,
     FORK_US,
     INVERSION_US,
     PDD_STOP,
-    RETRIED,
+    Clocks,
     Dialog,
     any_time,
     clip,
@@ -23,12 +23,50 @@ from sipsidecar.calls.dialog import (
     read_reasons,
     same_endpoints,
 )
-from sipsidecar.calls.events import AttemptRecord
+from sipsidecar.calls.events import AttemptRecord, Cohort
+from sipsidecar.calls.labelling import Labels
 from sipsidecar.wire import hep, sip
 
 
 class Branches(Dialog):
     """A dialog that knows its attempts."""
+
+    def __init__(
+        self,
+        call: Call,
+        from_tag: str,
+        legs: Sequence[Leg],
+        clocks: Clocks,
+        labels: Labels | None = None,
+    ) -> None:
+        super().__init__(call, from_tag, legs, clocks)
+        self.labels = labels
+        self.cohort = self._ingress_cohort() if labels is not None else None
+
+    def _head(self) -> Leg | None:
+        """The earliest INVITE at the ingress hop, else at any: who called whom."""
+        seen = [leg for leg in self.roots if leg.first] or [leg for leg in self.legs if leg.first]
+        return min(seen, key=lambda leg: leg.first.key if leg.first else (0, 0), default=None)
+
+    def _ingress_cohort(self) -> Cohort:
+        """What the ingress hop says; where its INVITE was lost, its ends are those of its replies."""
+        assert self.labels is not None
+        head = self._head()
+        hop = head
+        if head is None or head.branch in self.parents:
+            hop = next((leg for leg in self.roots if leg.ends()), head)
+        return self.labels.of_hop(
+            head.first if head is not None else None,
+            hop.ends() if hop is not None else None,
+            any_time(hop) if hop is not None else (),
+            self.clocks.agent_ids,
+        )
+
+    def _attempt_cohort(self, leg: Leg) -> Cohort | None:
+        if self.labels is None or self.cohort is None:
+            return None
+        hop = self.labels.of_hop(leg.first, leg.ends(), any_time(leg), self.clocks.agent_ids)
+        return self.labels.of_attempt(hop, self.cohort)
 
     def _attempts(self) -> list[AttemptRecord]:
         legs = [
@@ -149,6 +187,7 @@ class Branches(Dialog):
             [leg], [answer] if answer else [], [r for r in replies if 100 < r.status < 200]
         )
         progress = merge(r.times for r in replies if r.status in PDD_STOP or 200 <= r.status < 300)
+        cohort = self._attempt_cohort(leg)
         return AttemptRecord(
             call_id=self.call.call_id,
             from_tag=self.tag,
@@ -165,6 +204,10 @@ class Branches(Dialog):
             transport=first.transport if first else None,
             ruri_user=clip(first.ruri_user) if first else None,
             ruri_host=clip(first.ruri_host) if first else None,
+            tenant=cohort.tenant if cohort else None,
+            trunk=cohort.trunk if cohort else None,
+            direction=cohort.direction if cohort else None,
+            region=cohort.region if cohort else None,
             final_code=code,
             final_phrase=clip(final.phrase) if final else None,
             final_class=code_class(code),

@@ -12,10 +12,11 @@ import msgspec
 from sipsidecar.calls.agents import Agents
 from sipsidecar.calls.call import RECEIVER, Endpoint
 from sipsidecar.calls.dialog import code_class
-from sipsidecar.calls.events import CallRecord, ConversationRecord, LegRecord
+from sipsidecar.calls.events import CallRecord, Cohort, ConversationRecord, LegRecord
+from sipsidecar.calls.following import Following, cohort_of
 from sipsidecar.calls.joining import Said
 from sipsidecar.calls.legs import Leg, LegTable, Unjoined
-from sipsidecar.calls.table import CallTable, Retraction
+from sipsidecar.calls.table import Alive, CallTable, Retraction
 from sipsidecar.wire import esl, quality, rtcp
 
 MAX_TOLD = 20_000
@@ -33,6 +34,7 @@ class Bridging:
         self._calls = calls
         self._agents = agents
         self.legs = LegTable(self._final_code, max_legs=max_legs, linger=linger)
+        self.following = Following(calls, self.legs, self._call_of)
         self._told: dict[str, CallRecord] = {}
         """By Call-ID: what was recorded from events alone."""
         self._disproved: list[Retraction] = []
@@ -49,7 +51,10 @@ class Bridging:
             leg.mirrored = self._calls.has_sip(leg.call_id)
         if event.event_name in (RECEIVED, SENT):
             self._report(switch, event, now, received_at)
-        elif event.event_name == "CHANNEL_HANGUP_COMPLETE":
+            return
+        if leg is not None:
+            self.following.see(leg, now)
+        if event.event_name == "CHANNEL_HANGUP_COMPLETE":
             self._packets(switch, event, now, received_at)
 
     def records(self) -> list[Output]:
@@ -59,10 +64,25 @@ class Bridging:
             found.append(record)
             if isinstance(record, LegRecord):
                 found += self._of_a_call(record)
+                self.following.left(record)
         self.legs.mirrored.clear()
         found += self._disproved
         self._disproved.clear()
         return found
+
+    def alive(self, call_id: str) -> Alive | None:
+        """What is known of a Call-ID, by SIP and by events; None when nothing is (any more)."""
+        return self.following.alive(call_id)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` has something to do; None when nothing is waited for."""
+        due, other = self.legs.next_timer(), self.following.next_timer()
+        return due if other is None else other if due is None else min(due, other)
+
+    def handle_timer(self, now: float) -> None:
+        """Let leave what is due, a bounded part per turn."""
+        self.following.handle_timer(now)
+        self.legs.handle_timer(now)
 
     def _final_code(self, call_id: str) -> int | None:
         """What SIP shows, which is asked for at each look at a leg; what was said without it goes."""
@@ -149,6 +169,12 @@ class Bridging:
             reporter=_party(leg, by_switch=by_switch),
         )
 
+    def _call_of(self, leg: LegRecord) -> CallRecord:
+        """The call of a leg, as its events tell it."""
+        labels = self._calls.record_labels
+        cohort = cohort_of(leg, self.legs.leg_of(leg.uuid), labels) if labels is not None else None
+        return _from_leg(leg, cohort)
+
     def _of_a_call(self, leg: LegRecord) -> list[Output]:
         """The call of a leg whose SIP nobody mirrored; what was said so before its SIP came goes."""
         call_id = leg.call_id
@@ -157,7 +183,9 @@ class Bridging:
                 self._disprove(call_id)
             return []
         told = self._told.pop(call_id, None)
-        record = _from_leg(leg, told.revision + 1 if told is not None else 0)
+        record = msgspec.structs.replace(
+            self._call_of(leg), revision=told.revision + 1 if told is not None else 0
+        )
         record = self._calls.rated(record)
         if told is not None and msgspec.structs.replace(record, revision=told.revision) == told:
             self._told[leg.call_id] = told
@@ -191,8 +219,8 @@ def _rtcp(rtp: Endpoint | None, number: int) -> Endpoint:
     return (rtp[0], rtp[1] + 1) if rtp is not None else (b"", number)
 
 
-def _from_leg(leg: LegRecord, revision: int) -> CallRecord:
-    """A call as the events of its leg tell it."""
+def _from_leg(leg: LegRecord, cohort: Cohort | None) -> CallRecord:
+    """A call as the events of its leg tell it, and whose it is."""
     setup = (leg.answered_at - leg.created_at) / 1000 if leg.answered_at is not None else None
     failed = leg.ended_at is not None and not leg.answered
     flags = {"from_esl"} | ({"derived"} if leg.sip_code_source == "derived" else set())
@@ -200,7 +228,6 @@ def _from_leg(leg: LegRecord, revision: int) -> CallRecord:
         call_id=leg.call_id,
         from_tag="",
         received_at=leg.received_at,
-        revision=revision,
         started_at=leg.created_at,
         ended=leg.ended_at is not None,
         ended_at=leg.ended_at,
@@ -228,6 +255,10 @@ def _from_leg(leg: LegRecord, revision: int) -> CallRecord:
         codec_negotiated=leg.codec_read,
         flags=tuple(sorted(flags | set(leg.flags))),
         seizure=True,
+        tenant=cohort.tenant if cohort else None,
+        trunk=cohort.trunk if cohort else None,
+        direction=cohort.direction if cohort else None,
+        region=cohort.region if cohort else None,
     )
 
 

@@ -17,6 +17,7 @@ from sipsidecar.wire import sip
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sipsidecar.calls.events import Move
     from sipsidecar.calls.media import Facts
 
 Endpoint = tuple[bytes, int]
@@ -33,6 +34,8 @@ MAX_REPLIES = 32
 MAX_DIALOG_FACTS = 64
 MAX_COPIES = 256
 MAX_COPY_TIMES = 16
+MAX_CHAINED = 16
+"""INVITE transactions of a call up to which all are compared with each other, message by message."""
 MAX_REASONS = 8
 MAX_REASON = 256
 MAX_BODIES = 64 * 1024
@@ -43,11 +46,24 @@ RETRANSMISSION_US = 250_000
 Copy = tuple[Place, tuple[int, ...]]
 """One message's bytes at one hop: where, and clock, microseconds, clock, ... of each sighting."""
 
-INVITED, RANG, ANSWERED, ENDED, REFUSED = 1, 2, 4, 8, 16
-"""What a call's live state is made of at once, before its record is derived."""
+INVITED, RANG, ANSWERED, ENDED, REFUSED, GONE, FAILED = 1, 2, 4, 8, 16, 32, 64
+"""What a call's live state is made of at once, before its record is derived.
+
+ENDED: a BYE was seen. GONE: what proves that it is over although its BYE was not seen. FAILED: some
+INVITE of it was refused; REFUSED: the one that the caller sent last, and nothing is open.
+"""
 
 DIALOG_GONE = frozenset({408, 481})
 """Answers to a re-INVITE or UPDATE that end the dialog (RFC 3261 12.2.1.2, RFC 4028 10)."""
+
+MAX_HEADER = 256
+"""Characters kept of a header that a cohort is told by: more than any that is configured."""
+
+RETRIED = frozenset({401, 407, 422, 494})
+"""Refusals of an INVITE that a caller mends and sends again."""
+
+NO_HEADERS: dict[str, str] = {}
+"""Shared by all INVITEs of which none is asked for."""
 
 NO_INTERVALS: frozenset[int] = frozenset()
 """Shared: every frozenset() is an object of 216 bytes."""
@@ -79,6 +95,7 @@ class Invite:
         "destination",
         "from_host",
         "from_user",
+        "headers",
         "key",
         "ruri_host",
         "ruri_user",
@@ -96,7 +113,9 @@ class Invite:
         source: Endpoint,
         destination: Endpoint,
         transport: str | None,
+        asked: tuple[str, ...] = (),
     ) -> None:
+        """`asked`: names of headers to keep, in small letters."""
         self.key = key
         self.source = source
         self.destination = destination
@@ -106,6 +125,10 @@ class Invite:
         ruri = sip.uri(message.ruri)
         self.ruri_user, self.ruri_host = (ruri.user, ruri.host) if ruri else (None, None)
         self.user_agent = message.first("user-agent")
+        self.headers = NO_HEADERS
+        if asked:
+            found = ((name, message.first(name)) for name in asked)
+            self.headers = {name: text[:MAX_HEADER] for name, text in found if text is not None}
         self.body = b""
         self.content_type = ""
 
@@ -164,8 +187,26 @@ class Leg:
         return (self.first.source, self.first.destination) if self.first else self.seen_between
 
 
+def chained(upstream: Leg, leg: Leg) -> bool:
+    """Whether a transaction starts where another arrived."""
+    above, below = upstream.ends(), leg.ends()
+    if above is None or below is None:
+        return False
+    if below[0] == above[1]:
+        return below[1] != above[0]
+    return below[0][0] == above[1][0] and above[0][0] not in (below[0][0], below[1][0])
+
+
 def _reasons_of(message: sip.Message) -> tuple[bytes, ...]:
     return tuple(value[:MAX_REASON] for value in message.values("reason")[:MAX_REASONS])
+
+
+def _began(leg: Leg) -> tuple[int, str]:
+    """What orders INVITEs: when anything of each was first seen."""
+    stamps = [*leg.invite[1::2], *leg.cancel[1::2]]
+    for reply in leg.replies.values():
+        stamps += reply.times[1::2]
+    return min(stamps, default=0), leg.branch
 
 
 class DialogFact:
@@ -242,6 +283,7 @@ class Call:
 
     __slots__ = (
         "acks",
+        "asked",
         "body_bytes",
         "bye_codes",
         "byes",
@@ -253,6 +295,8 @@ class Call:
         "emitted_at",
         "first_received_at",
         "gone",
+        "heard_last",
+        "heard_since",
         "in_dialog",
         "intervals_said",
         "last_now",
@@ -262,22 +306,44 @@ class Call:
         "media",
         "media_clocks",
         "media_news",
+        "moved",
+        "news",
         "refers",
         "refused",
         "reinvites",
         "revision",
+        "revived",
         "session_expires",
         "sessions",
+        "set_up",
+        "shown",
         "stored",
         "told",
     )
 
-    def __init__(self, call_id: str, now: float, received_at: int) -> None:
+    def __init__(
+        self, call_id: str, now: float, received_at: int, asked: tuple[str, ...] = ()
+    ) -> None:
+        """`asked`: names of headers that are kept of each INVITE, in small letters."""
         self.call_id = call_id
+        self.asked = asked
         self.first_received_at = received_at
         self.last_now = now
         self.due = 0.0
         self.live = 0
+        self.news = False
+        """Something is known of its INVITEs that was not when it was last told of."""
+        self.moved: Move | None = None
+        """What was told of it last."""
+        self.shown: int | None = None
+        """The live state that it is counted under."""
+        self.revived = False
+        """Its record has left, and then it proved to go on."""
+        self.set_up: tuple[str, ...] = ()
+        """From tags of which it was told what became of the setup."""
+        self.heard_since: float | None = None
+        """When RTCP was first heard since its session changed, and last: monotonic."""
+        self.heard_last = 0.0
         self.legs: dict[tuple[str, int], Leg] = {}
         self.acks: dict[tuple[str, int, str, Endpoint, Endpoint], DialogFact] = {}
         self.byes: dict[tuple[str, str, int, Endpoint, Endpoint], DialogFact] = {}
@@ -335,9 +401,12 @@ class Call:
                         pass
                     elif len(self.reinvites) < MAX_DIALOG_FACTS:
                         self.reinvites += (again,)
+                        if self.live & FAILED:
+                            self._see_refused()
                     else:
                         self.refused += 1
                     self._refresh(message)
+                    self.heard_since = None  # on hold nothing may be heard
                     if message.body:
                         self._see_session(message, (source, destination), clock, at)
                 else:
@@ -352,6 +421,8 @@ class Call:
                     if not leg.cancel:
                         leg.cancel_reasons = _reasons_of(message)
                     leg.cancel = earlier(leg.cancel, clock, at)
+                    if self.live & FAILED:
+                        self._see_refused()
             elif message.to_tag:
                 self.in_dialog = True
                 if method == "REFER":
@@ -363,8 +434,12 @@ class Call:
                         self._see_session(message, (source, destination), clock, at)
         elif method == "INVITE":
             self._see_reply(message, source, destination, clock, at)
-        elif method == "BYE" and message.status >= 200 and message.status not in self.bye_codes:
-            self.bye_codes += (message.status,)
+        elif method == "BYE":
+            if message.status >= 200 and message.status not in self.bye_codes:
+                self.bye_codes += (message.status,)
+            if 200 <= message.status < 300:
+                # Any other answer leaves open whether that BYE was of this dialog, and allowed.
+                self.live |= GONE
         elif method in ("UPDATE", "PRACK"):
             if message.body and 200 <= message.status < 300:
                 self._see_session(message, (destination, source), clock, at)
@@ -412,11 +487,16 @@ class Call:
         if leg is None:
             return
         self.live |= INVITED
-        leg.invite = earlier(leg.invite, clock, at)
+        seen = earlier(leg.invite, clock, at)
         leg.parent = message.parent_branch
         if leg.first is None or (at, clock) < leg.first.key:
-            leg.first = Invite((at, clock), message, source, destination, transport)
+            leg.first = Invite((at, clock), message, source, destination, transport, self.asked)
             leg.first.content_type, leg.first.body = self._body_of(message)
+        if seen is not leg.invite:
+            leg.invite = seen
+            self.news = True
+            if self.live & FAILED:
+                self._see_refused()
         self._refresh(message)
 
     def _see_reply(
@@ -446,17 +526,58 @@ class Call:
             if message.values("x-admission"):
                 reply.reasons = (*reply.reasons, b"X-Admission")
             reply.content_type, reply.body = self._body_of(message)
-        reply.times = earlier(reply.times, clock, at)
+        before = reply.times
+        reply.times = earlier(before, clock, at)
         status = message.status
         if status >= 300:
-            # an attempt's refusal is not the call's: the proxy may still fail over
-            if status not in (401, 407, 422, 494) and (leg.parent, leg.cseq) not in self.legs:
-                self.live |= REFUSED
+            if status not in RETRIED:
+                self.live |= FAILED
         elif status >= 200:
             self.live |= ANSWERED
             self._refresh(message)
         elif status > 100:
             self.live |= RANG
+        if self.live & FAILED and reply.times is not before:
+            self._see_refused()
+
+    def _see_refused(self) -> None:
+        """Tell from all facts, so from none's order, whether the call was refused as it looks now.
+
+        An attempt's refusal is not the call's: the proxy may still fail over. Nor is that of an
+        INVITE that the caller followed by another one.
+        """
+        began = {key: _began(leg) for key, leg in self.legs.items()}
+        newest: dict[str, int] = {}
+        current: list[tuple[tuple[int, str], Leg]] = []
+        for key, leg in self.legs.items():
+            if self._may_be_ingress(leg, began):
+                current.append((began[key], leg))
+                newest[leg.from_tag] = max(leg.cseq, newest.get(leg.from_tag, 0))
+        current = [(at, leg) for at, leg in current if leg.cseq == newest[leg.from_tag]]
+        last: dict[str, tuple[tuple[int, str], Leg]] = {}
+        for at, leg in current:
+            if leg.from_tag not in last or at > last[leg.from_tag][0]:
+                last[leg.from_tag] = at, leg
+        refused = any(
+            status >= 300 and status not in RETRIED
+            for _, leg in current
+            for status, *_ in leg.replies
+        ) and all(any(status >= 200 for status, *_ in leg.replies) for _, leg in last.values())
+        self.live = self.live | REFUSED if refused else self.live & ~REFUSED
+
+    def _may_be_ingress(self, leg: Leg, began: dict[tuple[str, int], tuple[int, str]]) -> bool:
+        """Whether no other INVITE that is known was forwarded into this one, nor is it a re-INVITE."""
+        if (leg.parent, leg.cseq) in self.legs or (
+            not leg.invite and (leg.from_tag, leg.cseq) in self.reinvites
+        ):
+            return False
+        if len(self.legs) > MAX_CHAINED:
+            return True
+        since = began[leg.branch, leg.cseq]
+        return not any(
+            other.cseq == leg.cseq and at < since and chained(other, leg)
+            for at, other in zip(began.values(), self.legs.values(), strict=True)
+        )
 
     def _see_ack(
         self, message: sip.Message, source: Endpoint, destination: Endpoint, clock: int, at: int

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from sipsidecar.calls.call import Call, Endpoint, Leg, Reply, Times, earlier
+from sipsidecar.calls.call import Call, Endpoint, Leg, Reply, Times, chained, earlier
 from sipsidecar.wire import sdp, sip
 
 TIMER_B = 32.0
@@ -29,7 +29,6 @@ MAX_TEXT = 255
 
 PDD_STOP = frozenset({180, 181, 182, 183})
 CHALLENGES = frozenset({401, 407})
-RETRIED = frozenset({401, 407, 422, 494})
 UNKNOWN_DIALOG = frozenset({404, 481})
 
 
@@ -256,16 +255,6 @@ def oldest(times: Times) -> int:
 def any_time(leg: Leg) -> Times:
     """First sightings of a transaction, by whatever of it was seen."""
     return leg.invite or merge(reply.times for reply in leg.replies.values()) or leg.cancel
-
-
-def chained(upstream: Leg, leg: Leg) -> bool:
-    """Whether a transaction starts where another arrived."""
-    above, below = upstream.ends(), leg.ends()
-    if above is None or below is None:
-        return False
-    if below[0] == above[1]:
-        return below[1] != above[0]
-    return below[0][0] == above[1][0] and above[0][0] not in (below[0][0], below[1][0])
 
 
 def is_2xx(reply: Reply) -> bool:

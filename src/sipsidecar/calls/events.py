@@ -4,7 +4,55 @@ Times are integers, microseconds UTC. Durations are floats in milliseconds, alwa
 times of one clock. `None` means that the value cannot be known; it is never 0 or a guess.
 """
 
+from typing import Final, NamedTuple
+
 import msgspec
+
+OTHER: Final = "other"
+"""What matched nothing that is configured."""
+
+
+class Cohort(NamedTuple):
+    """Whose a call is, in words of the configuration alone; `other` where nothing matched."""
+
+    tenant: str = OTHER
+    trunk: str = OTHER
+    direction: str = OTHER
+    region: str = OTHER
+    node: str = OTHER
+    """The proxy or capture agent, by its configured name."""
+
+
+class Sighted(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an INVITE cohorts are told by; all of it was written by strangers."""
+
+    src_ip: str | None = None
+    src_port: int | None = None
+    dst_ip: str | None = None
+    dst_port: int | None = None
+    from_user: str | None = None
+    from_host: str | None = None
+    to_user: str | None = None
+    to_host: str | None = None
+    ruri_user: str | None = None
+    ruri_host: str | None = None
+    agent_ids: tuple[int, ...] = ()
+    """Capture ids."""
+    headers: dict[str, str] = {}
+    """First values by name in small letters; only those that a matcher asks for."""
+    gateway: str | None = None
+    """FreeSWITCH gateway of an outbound leg."""
+    switch: str | None = None
+    """Configured name of the FreeSWITCH."""
+
+
+class Move(NamedTuple):
+    """A call became live, changed its live state, or is over."""
+
+    call_id: str
+    state: str | None
+    """trying, ringing or answered; None: it is over."""
+    cohort: Cohort
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +137,13 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     knows the call, or its beginning, from what an earlier life stored; `warming`: it had just begun
     and may have missed the INVITE. An attempt's too."""
     seizure: bool = False
+    tenant: str | None = None
+    """Words of the configuration's cohorts, as are the next three; `other` where nothing matched,
+    None where no cohorts are configured."""
     trunk: str | None = None
-    """None until cohorts exist."""
+    """Of the ingress hop; where that is none, of the last attempt that has one."""
+    direction: str | None = None
+    region: str | None = None
     mos: float | None = None
     """Of the direction that was heard worse; None when neither was rated."""
     mos_scale: str | None = None
@@ -124,8 +177,12 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     transport: str | None = None
     ruri_user: str | None = None
     ruri_host: str | None = None
+    tenant: str | None = None
+    """Its call's, unless this hop says another, as `direction` and `region`."""
     trunk: str | None = None
-    """None until cohorts exist."""
+    """Of this hop alone; None where no cohorts are configured."""
+    direction: str | None = None
+    region: str | None = None
     final_code: int | None = None
     final_phrase: str | None = None
     final_class: str | None = None
@@ -392,6 +449,14 @@ class PingRecord(msgspec.Struct, frozen=True, kw_only=True):
     rtt_ms: float | None = None
     requests: int = 0
     flags: tuple[str, ...] = ()
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What became of a call's setup, said once: when it was answered or refused and has settled."""
+
+    call: CallRecord
+    """Without media; of an answered call not ended yet."""
+    attempts: tuple[AttemptRecord, ...]
 
 
 Record = (

@@ -1,7 +1,8 @@
 """Turns the messages of one call into a text ladder for a terminal.
 
 One column per endpoint, the caller's side first; one arrow per message with its method or status
-over it. Endpoints that do not fit are drawn closer together, then as a plain list.
+over it. Endpoints that do not fit are drawn closer together, then as a plain list. What was decided
+about the call between two messages stands between them as a line.
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ import msgspec
 
 from sipsidecar.tables import cells, clip, printable
 
-__all__ = ["LadderMessage", "printable", "render"]
+__all__ = ["LadderMessage", "Remark", "printable", "render"]
 
 _COMFORTABLE = 17  # cells from one lifeline to the next that leave room for an IPv4 address
 _NARROW = 10  # ... and for "INVITE" or "200 OK" and its arrow; below that a list reads better
@@ -20,6 +21,7 @@ _WIDE = 48  # longer arrows only move the ends apart
 _MARGIN = 9  # beside the outer lifelines: half of a heading
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLOURS = {"1": "36", "2": "32", "3": "33", "4": "31", "5": "31", "6": "31"}
+_COLOUR_OF_REMARKS = "35"
 
 
 class LadderMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,25 +39,41 @@ class LadderMessage(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def render(messages: Sequence[LadderMessage], *, width: int, colour: bool = False) -> str:
+class Remark(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the call beside its messages, in words that may be hostile."""
+
+    at: int
+    """Microseconds UTC, by the clock of the messages."""
+    text: str
+
+
+def render(
+    messages: Sequence[LadderMessage],
+    *,
+    width: int,
+    colour: bool = False,
+    remarks: Sequence[Remark] = (),
+) -> str:
     """Draw the messages of one call by time, in lines of at most `width` cells (40 at least).
 
-    Equal stamps keep the order of `sequence`. The first line has the absolute time of the first
-    message (UTC), the left column the seconds since then.
+    Equal stamps keep the order of `sequence`, a remark comes after messages of its stamp. The first
+    line has the absolute time of what is first (UTC), the left column the seconds since then.
     """
-    if not messages:
+    if not messages and not remarks:
         return "no messages"
     width = max(width, 40)
     ordered = sorted(messages, key=lambda message: (message.at, message.sequence))
-    start = ordered[0].at
-    times = [_elapsed(message.at - start) for message in ordered]
+    steps: list[LadderMessage | Remark] = [*ordered, *remarks]
+    steps.sort(key=lambda step: (step.at, isinstance(step, Remark)))
+    start = steps[0].at
+    times = [_elapsed(step.at - start) for step in steps]
     left = max(_MARGIN - 2, *map(len, times)) + 2
     columns = _columns(ordered, width - left - _MARGIN)
     if columns:
-        lines = _ladder(ordered, times, columns, left, width, colour)
+        lines = _ladder(steps, times, columns, left, width, colour)
     else:
-        lines = _list(ordered, times, width, colour)
-    title = f"{_date(start)}, {len(ordered)} message{'s' if len(ordered) > 1 else ''}"
+        lines = _list(steps, times, width, colour)
+    title = f"{_date(start)}, {len(ordered) or 'no'} message{'s' if len(ordered) != 1 else ''}"
     return "\n".join([clip(title, width), "", *map(str.rstrip, lines)])
 
 
@@ -109,7 +127,7 @@ def _order(ordered: Sequence[LadderMessage], names: dict[str, str]) -> list[str]
 
 
 def _ladder(
-    ordered: Sequence[LadderMessage],
+    steps: Sequence[LadderMessage | Remark],
     times: Sequence[str],
     columns: dict[str, tuple[int, str]],
     left: int,
@@ -121,15 +139,18 @@ def _ladder(
     pitch = min((width - left - _MARGIN) // last, _WIDE)
     gap = "|" + " " * (pitch - 1)
     lines = [*_headings(names, left, pitch, width), " " * left + gap * last + "|"]
-    for message, time in zip(ordered, times, strict=True):
-        near, far = columns[message.source][0], columns[message.destination][0]
+    for step, time in zip(steps, times, strict=True):
+        if isinstance(step, Remark):
+            lines.append(time.rjust(left - 2).ljust(left) + _remark(step, width - left, colour))
+            continue
+        near, far = columns[step.source][0], columns[step.destination][0]
         low, high = min(near, far), max(near, far)
         if near == far:  # to itself: drawn beside its lifeline, where there is room
             low, high = (near, near + 1) if near < last else (near - 1, near)
         inner = (high - low) * pitch - 1
-        over, shaft = _arrow(message, inner, rightward=near < far, loop=near == far, at=near - low)
+        over, shaft = _arrow(step, inner, rightward=near < far, loop=near == far, at=near - low)
         for lead, middle in (time.rjust(left - 2).ljust(left), over), (" " * left, shaft):
-            painted = _painted(middle, message.label, colour)
+            painted = _painted(middle, step.label, colour)
             lines.append(lead + gap * low + "|" + painted + gap * (last - high) + "|")
     return lines
 
@@ -185,8 +206,13 @@ def _place(texts: Sequence[str], places: Sequence[int], width: int) -> str:
     return line
 
 
+def _remark(remark: Remark, width: int, colour: bool) -> str:
+    text = f"-- {clip(remark.text, width - 6)} --"
+    return f"\x1b[{_COLOUR_OF_REMARKS}m{text}\x1b[0m" if colour else text
+
+
 def _list(
-    ordered: Sequence[LadderMessage], times: Sequence[str], width: int, colour: bool
+    steps: Sequence[LadderMessage | Remark], times: Sequence[str], width: int, colour: bool
 ) -> list[str]:
     left = max(map(len, times))
     most = max(6, (width - left - 28) // 2)  # of each address; its end tells it from others
@@ -195,14 +221,19 @@ def _list(
         text = ascii(endpoint)[1:-1]  # an address; whatever else it is becomes escapes
         return text if len(text) <= most else ".." + text[2 - most :]
 
+    messages = [step for step in steps if isinstance(step, LadderMessage)]
     size = max(
-        len(short(end)) for message in ordered for end in (message.source, message.destination)
+        (len(short(end)) for one in messages for end in (one.source, one.destination)), default=0
     )
     lines = []
-    for message, time in zip(ordered, times, strict=True):
-        ends = f"{short(message.source).ljust(size)} -> {short(message.destination).ljust(size)}"
-        notes = f" ({', '.join(message.notes)})" if message.notes else ""
+    for step, time in zip(steps, times, strict=True):
+        if isinstance(step, Remark):
+            room = width - left - 2
+            lines.append(f"{time.rjust(left)}  {_remark(step, room, colour)}")
+            continue
+        ends = f"{short(step.source).ljust(size)} -> {short(step.destination).ljust(size)}"
+        notes = f" ({', '.join(step.notes)})" if step.notes else ""
         room = width - left - len(ends) - 4
-        text = _painted(clip(message.label + notes, room), message.label, colour)
+        text = _painted(clip(step.label + notes, room), step.label, colour)
         lines.append(f"{time.rjust(left)}  {ends}  {text}")
     return lines

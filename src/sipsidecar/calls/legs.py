@@ -268,6 +268,7 @@ class Leg:
         "revision",
         "said",
         "seen",
+        "set_up",
         "switch",
         "uuid",
         "why",
@@ -308,6 +309,8 @@ class Leg:
         """Final SIP code that was seen; kept, for the SIP call may be forgotten before its leg."""
         self.mirrored = False
         """SIP of its Call-ID was known at its last event."""
+        self.set_up: bool | None = None
+        """It was told what became of its setup; None while it is not answered, False until then."""
         self._values: list[str | None] = [None] * len(_PLACES)
         self._keys = [0] * len(_PLACES)
         self._times = [0] * len(_TIMES)
@@ -398,6 +401,11 @@ class Leg:
     def answered(self) -> bool:
         """By Answered-Time alone: a cause or an early event proves nothing."""
         return self._times[_ANSWERED_AT] > 0
+
+    @property
+    def ringing(self) -> bool:
+        """A 180 or 183 was seen."""
+        return self._times[_PROGRESS_AT] > 0 or self._times[_MEDIA_AT] > 0
 
     def created_at(self) -> int:
         """Microseconds UTC by FreeSWITCH; its first event's time, or else ours, if it did not say."""

@@ -17,9 +17,9 @@ from sipsidecar.calls.attempt import Branches
 from sipsidecar.calls.call import (
     DIALOG_GONE,
     RECEIVER,
+    RETRIED,
     Call,
     DialogFact,
-    Invite,
     Leg,
     Place,
     Reply,
@@ -30,7 +30,6 @@ from sipsidecar.calls.dialog import (
     INVERSION_US,
     ORPHAN,
     PDD_STOP,
-    RETRIED,
     TIMER_B,
     TIMER_C,
     UNKNOWN_DIALOG,
@@ -47,8 +46,15 @@ from sipsidecar.calls.dialog import (
     same_endpoints,
     same_hosts,
 )
-from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord, QualityInterval
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    Cohort,
+    MediaRecord,
+    QualityInterval,
+)
 from sipsidecar.calls.judging import Judged, judged, media_alone
+from sipsidecar.calls.labelling import Labels
 from sipsidecar.calls.thresholds import Thresholds
 from sipsidecar.wire import hep, sip
 
@@ -77,18 +83,25 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def outcome(
-    call: Call, clocks: Clocks, timing: Timing, thresholds: Thresholds | None = None
+    call: Call,
+    clocks: Clocks,
+    timing: Timing,
+    thresholds: Thresholds | None = None,
+    labels: Labels | None = None,
 ) -> Outcome:
-    """Derive everything that the facts prove; of media only when `thresholds` are given."""
+    """Derive everything that the facts prove; of media only when `thresholds` are given.
+
+    Whose a call is only when `labels` are given.
+    """
     groups = _groups(call)
     if not groups:
-        return _without_invite(call, clocks, timing, thresholds)
+        return _without_invite(call, clocks, timing, thresholds, labels)
     calls: list[CallRecord] = []
     attempts: list[AttemptRecord] = []
     views: list[_Ingress] = []
     wait = 0.0
     for from_tag in sorted(groups):
-        view = _Ingress(call, from_tag, groups[from_tag], clocks)
+        view = _Ingress(call, from_tag, groups[from_tag], clocks, labels)
         record, branches, needed = view.derive(timing)
         calls.append(record)
         views.append(view)
@@ -125,7 +138,11 @@ def _groups(call: Call) -> dict[str, list[Leg]]:
 
 
 def _without_invite(
-    call: Call, clocks: Clocks, timing: Timing, thresholds: Thresholds | None
+    call: Call,
+    clocks: Clocks,
+    timing: Timing,
+    thresholds: Thresholds | None,
+    labels: Labels | None,
 ) -> Outcome:
     """Facts of a dialog whose INVITE was never seen: a BYE ends it, anything else may go on."""
     nothing = Outcome(call.last_now + ORPHAN + timing.settle, (), (), True)
@@ -141,7 +158,7 @@ def _without_invite(
         return nothing
     # Media of a dialog that only its BYE was seen of stays without a call: whose is whose is unknown.
     first = min(call.byes.values(), key=lambda bye: (min(bye.times[1::2]), bye.from_tag))
-    view = _Ingress(call, _caller_of(first), [], clocks)
+    view = _Ingress(call, _caller_of(first), [], clocks, labels)
     record, _, _ = view.derive(timing)
     due = call.last_now + ORPHAN + timing.settle
     return Outcome(due, (record,), (), False, nothing.media, nothing.intervals, nothing.left_out)
@@ -261,7 +278,9 @@ class _Ingress(Branches):
                 ended_at += call.first_received_at - dated
             dated, dated_by = call.first_received_at, "receiver"
 
-        head = self._head()
+        first = self._head()
+        head = first.first if first is not None else None
+        cohort = self._call_cohort(attempts)
         ends = self.ends() or (head and (head.source, head.destination))
         what_ended = bye[0].reasons if bye else ()
         if not bye:
@@ -319,8 +338,19 @@ class _Ingress(Branches):
             codec_negotiated=clip(codec),
             flags=tuple(sorted(flags)),
             seizure=self.seen_invite and not (code is not None and 300 <= code < 400),
+            tenant=cohort.tenant if cohort else None,
+            trunk=cohort.trunk if cohort else None,
+            direction=cohort.direction if cohort else None,
+            region=cohort.region if cohort else None,
         )
         return record, attempts, wait
+
+    def _call_cohort(self, attempts: Sequence[AttemptRecord]) -> Cohort | None:
+        """Whose the call is; None when nobody asks."""
+        if self.labels is None or self.cohort is None:
+            return None
+        trunks = (attempt.trunk for attempt in reversed(attempts) if attempt.trunk is not None)
+        return self.labels.with_trunk(self.cohort, trunks)
 
     def _flag_dialog(
         self,
@@ -490,12 +520,6 @@ class _Ingress(Branches):
         facts += [leg.cancel for leg in self.legs]
         facts += [fact.times for fact in (*self.byes, *self.acks)]
         return merge(facts)
-
-    def _head(self) -> Invite | None:
-        """The earliest INVITE at the ingress hop, else at any: who called whom."""
-        firsts = [leg.first for leg in self.roots if leg.first]
-        firsts = firsts or [leg.first for leg in self.legs if leg.first]
-        return min(firsts, key=lambda invite: invite.key, default=None)
 
     def _primary_places(self) -> set[Place]:
         """Branches and hops of the caller's side, as retransmissions are counted by."""

@@ -4,23 +4,46 @@ A record leaves when its facts are complete and nothing new came for the settle 
 timer ran out that RFC 3261 gives what is missing. The call then lingers for late facts, and a
 record that they change leaves again with a higher revision.
 
+Besides its records it tells, to whoever wants it, of each change of a call's live state, and once of
+each call what became of its setup.
+
 After a restart the calls of the life before are restored from what was stored of them. Their
 records are flagged `rebuilt`. Until that is done, and for some time in which calls are met in their
 middle, records of calls whose INVITE was not seen are flagged `warming`.
 """
 
 import heapq
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
 from sipsidecar.calls.agents import Agents
-from sipsidecar.calls.call import ANSWERED, ENDED, INVITED, RANG, REFUSED, Call, Endpoint
+from sipsidecar.calls.call import (
+    ANSWERED,
+    ENDED,
+    FAILED,
+    GONE,
+    INVITED,
+    RANG,
+    REFUSED,
+    Call,
+    Endpoint,
+)
 from sipsidecar.calls.dialog import ORPHAN, TIMER_B, TIMER_C, Timing
-from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord, QualityInterval
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    Cohort,
+    MediaRecord,
+    Move,
+    QualityInterval,
+    Setup,
+)
 from sipsidecar.calls.joining import MediaIndex, Said, join, ssrcs_in
 from sipsidecar.calls.judging import judged_alone
+from sipsidecar.calls.labelling import Classifier, Labels
 from sipsidecar.calls.leaving import Revisable, hashes, interrupted, key_of, marked, marks_of
 from sipsidecar.calls.media import Facts
 from sipsidecar.calls.record import Outcome, outcome
@@ -36,7 +59,7 @@ from sipsidecar.calls.restoring import (
     says_it_all,
 )
 from sipsidecar.calls.thresholds import Thresholds
-from sipsidecar.wire import sip
+from sipsidecar.wire import rtcp, sip
 
 MAX_LINGERING = 20_000
 """Closed calls kept for late facts; the oldest go first."""
@@ -44,6 +67,9 @@ HOLD_LOOK = 1.0
 """Seconds between looks at a call whose beginning may still be restored."""
 SPARE_DEADLINES = 1000
 """Deadlines that no longer count, beside one for each call, before all are put in order anew."""
+HUNG_UP_SECONDS: Final = 64.0
+"""How long a hang-up is remembered of a call that no SIP was seen of."""
+MAX_HUNG_UP: Final = 20_000
 TURN = 8
 """Calls derived per turn, so that a burst of endings does not stall the receiver."""
 
@@ -52,12 +78,26 @@ STATES = ("trying", "ringing", "answered")
 
 def _live_state(bits: int) -> int | None:
     """Index into `STATES`; None when the call is not live, or was never seen to begin."""
-    if not bits & INVITED or bits & ENDED or (bits & REFUSED and not bits & ANSWERED):
+    if not bits & INVITED or _is_over(bits):
         return None
     return 2 if bits & ANSWERED else 1 if bits & RANG else 0
 
 
-_STATE_OF = [_live_state(bits) for bits in range(32)]
+def _is_over(bits: int) -> bool:
+    return bool(bits & (ENDED | GONE)) or (bool(bits & REFUSED) and not bits & ANSWERED)
+
+
+_STATE_OF = [_live_state(bits) for bits in range(2 * FAILED)]
+
+
+class Alive(NamedTuple):
+    """What is known of one Call-ID that may hold capacity."""
+
+    over: bool
+    last_now: float
+    """Monotonic time of its last sign of life: SIP, RTCP or an event."""
+    media: bool
+    """RTCP was heard for a while, so that silence means something."""
 
 
 Leaving = CallRecord | AttemptRecord | MediaRecord | QualityInterval
@@ -88,8 +128,23 @@ class CallTable:
         max_calls: int = 50_000,
         linger: float = 2 * TIMER_B,
         thresholds: Thresholds | None = None,
+        cohorts: Classifier | None = None,
     ) -> None:
         self._agents = agents
+        self.labels = Labels(cohorts) if cohorts is not None else None
+        """Who says whose a call is."""
+        self.record_labels = self.labels if cohorts else None
+        """The same, of records: one without matchers names nodes, but has nothing to say there."""
+        self._asked = cohorts.headers if cohorts is not None else ()
+        self.watch = False
+        """Tell of every change of a call's live state; to be set before the first message."""
+        self.tell_setups = False
+        """Tell of every call what became of its setup."""
+        self._moves: list[Move] = []
+        self._setups: list[Setup] = []
+        self._answered: deque[tuple[float, Call]] = deque()
+        """Calls whose setup is told at a time, by that time."""
+        self._hung_up: OrderedDict[str, float] = OrderedDict()
         self._timing = timing or Timing()
         self._thresholds = thresholds or Thresholds()
         self._max_calls = max_calls
@@ -131,9 +186,8 @@ class CallTable:
     def live_calls(self) -> Iterator[tuple[str, Call]]:
         """State and call of each that is live now."""
         for call in self._calls.values():
-            state = _STATE_OF[call.live]
-            if call.emitted is None and state is not None:
-                yield STATES[state], call
+            if call.shown is not None:
+                yield STATES[call.shown], call
 
     def receive(
         self,
@@ -166,12 +220,18 @@ class CallTable:
         call.last_now = now
         if self.index.wanted and message.body:
             self.index.read(call.call_id, message.body, self._calls)
+        if call.live != before:
+            if self.tell_setups and call.live & ~before & ANSWERED:
+                self._answered.append((now + self._timing.settle, call))
+            if call.emitted is not None:
+                call.revived = call.revived or _STATE_OF[call.live] is not None
+            elif call.live & (ENDED | REFUSED) and not before & (ENDED | REFUSED):
+                self._schedule_by(call, now + self._timing.settle)
+            self._show(call)
+        elif call.news and self.watch:
+            self._tell(call)
         if call.emitted is not None:
             self._schedule_by(call, now + self._timing.settle)
-        elif call.live != before:
-            self._move(before, call.live)
-            if call.live & (ENDED | REFUSED) and not before & (ENDED | REFUSED):
-                self._schedule_by(call, now + self._timing.settle)
 
     def call_of(
         self,
@@ -224,9 +284,68 @@ class CallTable:
         if self.index.wanted:
             self.index.learn(call.call_id, ssrcs_in(said)[0], self._calls)
         call.media_news = True
+        if isinstance(said, rtcp.Report):
+            if call.heard_since is None:
+                call.heard_since = now
+            call.heard_last = now
         # After its end a call does not go on for reports: they change its record once, at the last.
         if call.emitted is None:
             call.last_now = now
+
+    def hang_up(self, call_id: str, now: float) -> None:
+        """End the live state of a call whose answered dialog is over as others heard it.
+
+        Its record waits for SIP as ever. Of a call that is not known (yet) it is remembered for a
+        while: what SIP shows late does not bring it back.
+        """
+        call = self._calls.get(call_id)
+        if call is not None:
+            call.live |= GONE
+            self._show(call)
+        if call is None or not call.clocks:
+            hung_up = self._hung_up
+            hung_up[call_id] = now
+            hung_up.move_to_end(call_id)
+            while (
+                len(hung_up) > MAX_HUNG_UP or now - next(iter(hung_up.values())) > HUNG_UP_SECONDS
+            ):
+                hung_up.popitem(last=False)
+
+    def alive(self, call_id: str) -> Alive | None:
+        """What is known of a Call-ID; None when nothing is (any more)."""
+        call = self._calls.get(call_id)
+        if call is None:
+            return None
+        left = call.emitted is not None and not call.revived
+        since = call.heard_since
+        return Alive(
+            left or _is_over(call.live),
+            call.last_now,
+            since is not None and call.heard_last - since >= 1.0,
+        )
+
+    def tells(self, call_id: str) -> bool:
+        """Whether it has told of this Call-ID's live state: then nobody else should."""
+        call = self._calls.get(call_id)
+        return call is not None and call.moved is not None
+
+    def say(self, move: Move) -> None:
+        """Hand out what others know of a call that no SIP was seen of."""
+        self._moves.append(move)
+
+    def say_setup(self, setup: Setup) -> None:
+        """Hand out what others know of such a call's setup."""
+        self._setups.append(setup)
+
+    def moves(self) -> list[Move]:
+        """Changes of live states since the last time; drains."""
+        drained, self._moves = self._moves, []
+        return drained
+
+    def setups(self) -> list[Setup]:
+        """Setups that are over since the last time; drains."""
+        drained, self._setups = self._setups, []
+        return drained
 
     def has_sip(self, call_id: str) -> bool:
         """Whether any SIP of this Call-ID was seen lately."""
@@ -291,8 +410,9 @@ class CallTable:
             return True
         if call.media is not None and not call.clocks:
             self._media_only -= 1
-        before, refused = call.live, call.refused
+        refused = call.refused
         newest = join_stored(call, facts, rows)
+        call.set_up = (*call.set_up, *_set_up(call, rows))
         for report in heard:
             if report.received_at >= facts[0].received_at:
                 self._join(call, *report[:-1])
@@ -300,12 +420,10 @@ class CallTable:
         call.last_now = now
         if call.emitted is None and not is_over(rows):
             call.revision = newest + 1
-            self._move(before, call.live)
+            self._show(call)
             if call.live & (ENDED | REFUSED):
                 self._schedule_by(call, now + self._timing.settle)
             return True
-        if call.emitted is None:
-            self._move(before, 0)
         call.revision = newest
         said = self._outcome(call)
         if not met and says_it_all(rows, said, facts, int(self._timing.settle * 1_000_000)):
@@ -316,17 +434,25 @@ class CallTable:
         else:
             call.emitted, call.emitted_at = {}, float("-inf")
             self._schedule(call, now + self._timing.settle)
+        self._show(call)
         self._keep(call, now, oldest=True)
         return True
 
     def next_timer(self) -> float | None:
         """When `handle_timer` has something to do; None when nothing is waited for."""
-        return self._deadlines[0][0] if self._deadlines else None
+        due = self._deadlines[0][0] if self._deadlines else None
+        if self._answered:
+            due = self._answered[0][0] if due is None else min(due, self._answered[0][0])
+        return due
 
     def handle_timer(self, now: float) -> None:
         """Close what is due, at most `TURN` calls; the rest is due at once again."""
         if self.index.wanted:
             self.index.rest(now)
+        for _ in range(TURN):
+            if not self._answered or self._answered[0][0] > now:
+                break
+            self._tell_answered(self._answered.popleft()[1])
         for _ in range(TURN):
             if not self._deadlines or self._deadlines[0][0] > now:
                 return
@@ -358,7 +484,11 @@ class CallTable:
         if len(self._calls) - len(self._lingering) >= self._max_calls:
             self.refused_calls += 1
             return None
-        call = self._calls[call_id] = Call(call_id, now, received_at)
+        call = self._calls[call_id] = Call(call_id, now, received_at, self._asked)
+        if self._hung_up:
+            at = self._hung_up.get(call_id)
+            if at is not None and now - at <= HUNG_UP_SECONDS:
+                call.live |= GONE
         self._schedule(call, now + self._timing.settle + ORPHAN)
         return call
 
@@ -382,7 +512,9 @@ class CallTable:
 
     def _outcome(self, call: Call) -> Outcome:
         clocks = (*call.clocks, *call.media_clocks) if call.media_clocks else call.clocks
-        return outcome(call, self._agents.clocks(clocks), self._timing, self._thresholds)
+        return outcome(
+            call, self._agents.clocks(clocks), self._timing, self._thresholds, self.record_labels
+        )
 
     def _conclude(self, call: Call, now: float) -> None:
         """Say what is known of a call and was not said yet; what is not complete, `interrupted`."""
@@ -417,13 +549,63 @@ class CallTable:
         if due < call.due:
             self._schedule(call, due)
 
-    def _move(self, before: int, after: int) -> None:
-        was, now = _STATE_OF[before], _STATE_OF[after]
-        if was != now:
-            if was is not None:
-                self.live[was] -= 1
-            if now is not None:
-                self.live[now] += 1
+    def _show(self, call: Call, *, gone: bool = False) -> None:
+        """Count a call under its live state, and tell of it; one that is `gone` has none."""
+        here = not gone and (call.emitted is None or call.revived)
+        state = _STATE_OF[call.live] if here else None
+        if state != call.shown:
+            if call.shown is not None:
+                self.live[call.shown] -= 1
+            if state is not None:
+                self.live[state] += 1
+            call.shown = state
+        if self.watch:
+            self._tell(call)
+
+    def _tell(self, call: Call) -> None:
+        """Tell of a call what is not told yet."""
+        last = call.moved
+        if call.shown is not None:
+            if last is None or call.news:
+                move = Move(call.call_id, STATES[call.shown], self._cohort(call))
+                call.news = False
+            else:
+                move = Move(call.call_id, STATES[call.shown], last.cohort)
+        elif last is not None:
+            move = Move(call.call_id, None, last.cohort)
+        elif call.emitted is None and call.live & (INVITED | ENDED) and _is_over(call.live):
+            # Whoever admitted it waits for it, and will not see it live.
+            move = Move(call.call_id, None, Cohort())
+        else:
+            return
+        if move != last:
+            call.moved = move
+            self._moves.append(move)
+
+    def _cohort(self, call: Call) -> Cohort:
+        if self.labels is None:
+            return Cohort()
+        return self.labels.of_call(call, self._agents.clocks(call.clocks).agent_ids)
+
+    def _tell_answered(self, call: Call) -> None:
+        """Tell of the setups of a call that were answered a settle time ago."""
+        clocks = self._agents.clocks(call.clocks)
+        said = outcome(call, clocks, self._timing, None, self.record_labels)
+        for record in said.calls:
+            if record.answered:
+                self._tell_setup(call, record, said.attempts)
+
+    def _tell_setup(
+        self, call: Call, record: CallRecord, attempts: Sequence[AttemptRecord]
+    ) -> None:
+        """Tell once what became of a setup; not of one that was not seen, or that goes on."""
+        if record.from_tag in call.set_up or "partial_no_invite" in record.flags:
+            return
+        if "interrupted" in record.flags and not record.answered:
+            return
+        call.set_up = (*call.set_up, record.from_tag)
+        mine = tuple(attempt for attempt in attempts if attempt.from_tag == record.from_tag)
+        self._setups.append(Setup(_without_media(record), mine))
 
     def _judge(self, call: Call, now: float) -> None:
         # Not `<=`: what came at the very instant of the last emission is not said yet.
@@ -446,8 +628,8 @@ class CallTable:
                 and not any(c.ended and c.end_source != "timer" for c in said.calls)
             ):
                 # what looked like the call's refusal was an attempt's, or the caller tried elsewhere
-                self._move(call.live, call.live & ~REFUSED)
                 call.live &= ~REFUSED
+                self._show(call)
             self._schedule(call, said.due)
             return
         if said.orphan:
@@ -515,7 +697,6 @@ class CallTable:
         gone: set[RowKey] = {(*key, call.first_received_at) for key in said}
         gone = (gone | set(call.stored)) - replaced
         if first:
-            self._move(call.live, 0)
             self.left_out += left_out
         elif fresh or gone:
             call.revision += 1
@@ -537,12 +718,38 @@ class CallTable:
         call.media_news = False
         call.stored = ()
         call.emitted = now_said
+        call.revived = False
+        self._show(call)
+        if self.tell_setups:
+            attempts = [record for record in records if isinstance(record, AttemptRecord)]
+            for record in records:
+                if isinstance(record, CallRecord):
+                    self._tell_setup(call, record, attempts)
 
     def _forget(self, call: Call) -> None:
-        if call.emitted is None:
-            self._move(call.live, 0)
+        self._show(call, gone=True)
         if call.media is not None and not call.clocks:
             self._media_only -= 1
         self.index.forget(call.call_id)
         self._lingering.pop(call.call_id, None)
         del self._calls[call.call_id]
+
+
+def _set_up(call: Call, rows: Sequence[StoredRow]) -> tuple[str, ...]:
+    """From tags of a restored call whose setup was over in an earlier life."""
+    tags = {row.from_tag for row in rows if row.of_a_call and not row.interrupted}
+    tags |= {
+        leg.from_tag
+        for leg in call.legs.values()
+        if any(200 <= status < 300 for status, *_ in leg.replies)
+    }
+    return tuple(sorted(tags))
+
+
+def _without_media(record: CallRecord) -> CallRecord:
+    """What was known of a call before its media was judged."""
+    if record.mos is None and not record.findings:
+        return record
+    return msgspec.structs.replace(
+        record, mos=None, mos_scale=None, mos_direction=None, findings=(), evidence=None
+    )

@@ -4,6 +4,9 @@ import http.client
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from sipsidecar.config import Config, parse_address
 from sipsidecar.tables import printable
@@ -26,22 +29,34 @@ class Asked:
         self._host = _ANYWHERE.get(host, host)
         self._certificate = config.http.tls_certificate
         self._seconds = seconds
-        tokens = (*config.http.read_tokens, *config.http.operate_tokens)
-        self._token = next(filter(None, tokens), None)
+        read, operate = config.http.read_tokens, config.http.operate_tokens
+        self._token = next(filter(None, (*read, *operate)), None)
+        self._operate_token = next(filter(None, operate), self._token)
         shown = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"{'https' if self._certificate else 'http'}://{shown}:{self._port}"
         """For people."""
 
     def get(self, path: str, *, token: bool = True) -> tuple[int, bytes]:
         """Fetch a page: status and body. Each step may take the seconds given; NoAnswerError."""
+        return self._ask("GET", path, self._token if token else None, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        """Have something done, with a token that may operate; as `get`."""
+        return self._ask("POST", path, self._operate_token, msgspec.json.encode(body))
+
+    def _ask(
+        self, method: str, path: str, token: str | None, body: bytes | None
+    ) -> tuple[int, bytes]:
         connection = self._connection()
         headers: dict[str, str | bytes] = {"Connection": "close"}
-        if token and self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}".encode()
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}".encode()
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, body, headers)
             reply = connection.getresponse()
-            body = reply.read(MAX_PAGE + 1)
+            read = reply.read(MAX_PAGE + 1)
         except ssl.SSLCertVerificationError as error:
             why = f"its certificate is not that of http.tls_certificate: {error.verify_message}"
             raise NoAnswerError(printable(why)) from None
@@ -49,9 +64,9 @@ class Asked:
             raise NoAnswerError(_reason(error)) from None
         finally:
             connection.close()
-        if len(body) > MAX_PAGE:
+        if len(read) > MAX_PAGE:
             raise NoAnswerError("its answer has no end")
-        return reply.status, body
+        return reply.status, read
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self._certificate:

@@ -5,15 +5,16 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from sipsidecar import __version__, app, demo, serving
 from sipsidecar.batch import SpoolError, StoreError
 from sipsidecar.calls.findings import KINDS
+from sipsidecar.cli import steering
 from sipsidecar.cli.doctoring import doctor
 from sipsidecar.cli.forgetting import forget
+from sipsidecar.cli.parsers import Commands, Parser
 from sipsidecar.cli.rating import mos
 from sipsidecar.cli.reading import calls, ladder, print_dsn, write_pcap
 from sipsidecar.cli.replaying import replay
@@ -25,13 +26,6 @@ from sipsidecar.edges import embedded, postgres
 from sipsidecar.edges.replay import ReplayError
 from sipsidecar.tables import printable
 from sipsidecar.tls import TlsError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,37 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="sipsidecar",
         description="Mirrored SIP in, one true record per call in PostgreSQL, live.",
         epilog="example: sipsidecar run --hep 127.0.0.1:9060",
     )
     parser.add_argument("--version", action="version", version=f"sipsidecar {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    def add(
-        name: str,
-        handle: Callable[[argparse.Namespace], int],
-        text: str,
-        example: str,
-        *,
-        settings: bool = True,
-    ) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=f"example: {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(handle=handle)
-        if not settings:
-            return command
-        where = command.add_argument_group("where")
-        where.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
-        where.add_argument("--data", metavar="DIR", help="folder of the sidecar's own PostgreSQL")
-        where.add_argument("--dsn", metavar="DSN", help="use this PostgreSQL: postgresql://...")
-        return command
+    commands = Commands(parser)
+    add = commands.add
 
     for name, handle, text in (
         ("run", _run, "receive HEP, follow calls, store them"),
@@ -136,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--until", metavar="TIME", help="the same forms")
     command.add_argument("--code", metavar="CODE", help="final code or class: 486 or 4xx")
     command.add_argument("--trunk", metavar="NAME", help="calls over this trunk")
+    command.add_argument("--tenant", metavar="NAME", help="calls of this tenant")
+    command.add_argument("--direction", metavar="NAME", help="calls of this direction")
+    command.add_argument("--region", metavar="NAME", help="calls of this region")
     command.add_argument("--from", dest="from_user", metavar="TEXT", help="part of the From user")
     command.add_argument("--to", dest="to_user", metavar="TEXT", help="part of the To user")
     command.add_argument(
@@ -165,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     which = command.add_mutually_exclusive_group()
     which.add_argument("--answered", action="store_true", help="only answered calls")
     which.add_argument("--failed", action="store_true", help="only calls that were not answered")
+    command.add_argument(
+        "--refused", action="store_true", help="only calls that admission control refused"
+    )
     command.add_argument(
         "--sort",
         choices=postgres.ORDERS,
@@ -266,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--http", metavar="ADDR:PORT", help="the sidecar's HTTP")
     command.add_argument("--json", action="store_true", help="one JSON object per switch")
 
+    steering.add_commands(commands)
     add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')
     command = add(
         "doctor", doctor, "find what may keep a sidecar from its work here, and what to do",

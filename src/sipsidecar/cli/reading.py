@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from sipsidecar import app
-from sipsidecar.calls.ladder import LadderMessage, render
+from sipsidecar.calls.ladder import LadderMessage, Remark, render
+from sipsidecar.cli.deciding import Shown, place, sentence
 from sipsidecar.cli.words import (
     CliError,
     call_table,
@@ -47,8 +48,9 @@ KINDS_OF_PAYLOAD = {hep.Kind.RTCP: "RTCP", hep.Kind.NG: "rtpengine NG", hep.Kind
 KINDS_OF_TYPE = {5: "RTCP", 32: "QoS report", 34: "QoS report", 35: "VQ report", 99: "QoS report"}
 """HEP protocol types whose payload does not tell by itself."""
 FILTERS = (
-    "since", "until", "code", "trunk", "from_user", "to_user", "pdd_above", "duration_above",
-    "duration_below", "mos_below", "flag", "finding", "call_id", "answered", "failed",
+    "since", "until", "code", "trunk", "tenant", "direction", "region", "from_user", "to_user",
+    "pdd_above", "duration_above", "duration_below", "mos_below", "flag", "finding", "call_id",
+    "answered", "failed", "refused",
 )  # fmt: skip
 
 
@@ -83,6 +85,10 @@ def calls(arguments: argparse.Namespace) -> int:
         final_code=code,
         final_class=code_class,
         trunk=arguments.trunk,
+        tenant=arguments.tenant,
+        direction=arguments.direction,
+        region=arguments.region,
+        final_origin="admission" if arguments.refused else None,
         from_user=arguments.from_user,
         to_user=arguments.to_user,
         pdd_above_ms=_milliseconds(arguments.pdd_above),
@@ -213,6 +219,7 @@ class _Found(NamedTuple):
     media: Rows
     legs: Rows
     conversations: Rows
+    admissions: Rows
 
 
 async def _found(where: PostgresSettings, text: str, *, joined: bool = False) -> _Found:
@@ -243,7 +250,8 @@ async def _found(where: PostgresSettings, text: str, *, joined: bool = False) ->
         legs = [row for row in legs if row["call_id"] == ids[0]]
     messages = [row for name in ids for row in await postgres.find_messages(where, name)]
     media = [row for name in ids for row in await postgres.find_media(where, name)]
-    return _Found(found, messages, media, legs, conversations)
+    admissions = await postgres.find_admissions(where, ids)
+    return _Found(found, messages, media, legs, conversations, admissions)
 
 
 def _no_messages(text: str) -> CliError:
@@ -251,12 +259,12 @@ def _no_messages(text: str) -> CliError:
 
 
 def ladder(arguments: argparse.Namespace) -> int:
-    """Draw the messages of a call, of both its legs, and what is known of them and their media."""
+    """Draw the messages of a call, of both its legs, what was decided, and what is known of media."""
     joined = not arguments.one_leg
     found = _ask(
         config_of(arguments), lambda where: _found(where, arguments.call_id, joined=joined)
     )
-    if not found.messages and not found.media and not found.legs:
+    if not (found.messages or found.media or found.legs or found.admissions):
         raise _no_messages(arguments.call_id)
     read = [_Read(row, _sip(row["payload"])) for row in found.messages]
     beside = _beside(read, found.legs)
@@ -271,6 +279,7 @@ def ladder(arguments: argparse.Namespace) -> int:
             fields = {**msgspec.structs.asdict(rung), "at": iso(rung.at)}
             print(json_line({"call_id": call_id, **fields}))
         for kind, rows in (
+            ("admission", found.admissions),
             ("media", found.media),
             ("leg", found.legs),
             ("conversation", found.conversations),
@@ -280,7 +289,13 @@ def ladder(arguments: argparse.Namespace) -> int:
         return 0
     width = arguments.width or shutil.get_terminal_size((120, 24)).columns
     drawn = [rung for rung, _ in rungs]
-    print(render(drawn, width=width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    around = {row["call_id"]: _shown(read, row["call_id"]) for row in found.admissions}
+    decided = [
+        Remark(at=place(row, around[row["call_id"]]), text=sentence(row))
+        for row in found.admissions
+    ]
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(render(drawn, width=width, colour=colour, remarks=decided))
     # In a file or a pipe nothing is clipped, unless a width was asked for.
     most = max(width, 40) if arguments.width or sys.stdout.isatty() else None
     lines = _findings(found.calls)
@@ -301,6 +316,20 @@ class _Read(NamedTuple):
 
     row: dict[str, Any]
     message: sip.Message | None
+
+
+def _shown(read: Sequence[_Read], call_id: str) -> list[Shown]:
+    """What admission must know of the messages of a Call-ID."""
+    return [
+        Shown(
+            _captured(row),
+            row["received_at"],
+            message is not None and _begins(message),
+            message.status if message is not None and message.method == "INVITE" else None,
+        )
+        for row, message in read
+        if row["call_id"] == call_id
+    ]
 
 
 def _beside(read: Sequence[_Read], legs: Rows) -> dict[int, list[str]]:
@@ -404,7 +433,7 @@ def _rung(
         else:
             label = f"{message.status} {message.phrase}"
     return LadderMessage(
-        at=row["captured_at"] if row["captured_at"] is not None else row["received_at"],
+        at=_captured(row),
         sequence=row["sequence"],
         source=_endpoint(row["src_ip"], row["src_port"]),
         destination=_endpoint(row["dst_ip"], row["dst_port"]),
@@ -493,6 +522,12 @@ def _quality_notes(message: sip.Message) -> Iterator[str]:
             yield header
 
 
+def _captured(row: dict[str, Any]) -> int:
+    """When a message was on the wire: by its agent's clock, or ours when that says nothing."""
+    at: int = row["captured_at"] if row["captured_at"] is not None else row["received_at"]
+    return at
+
+
 def _endpoint(ip: str | None, port: int | None) -> str:
     host = f"[{ip}]" if ip and ":" in ip else ip or "?"
     return f"{host}:{port}"
@@ -507,7 +542,7 @@ def write_pcap(arguments: argparse.Namespace) -> int:
         pcap.file_header(),
         *(
             pcap.udp_record(
-                row["captured_at"] if row["captured_at"] is not None else row["received_at"],
+                _captured(row),
                 hep.packed_address(row["src_ip"]),
                 hep.packed_address(row["dst_ip"]),
                 row["src_port"] or 0,

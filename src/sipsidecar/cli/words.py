@@ -30,7 +30,7 @@ CALL_COLUMNS = (
     "attempts",
     "flags",
 )
-CALL_MEDIA_COLUMNS = ("mos", "findings")
+CALL_EXTRA_COLUMNS = ("trunk", "mos", "findings")
 """Of a table of calls, where one of them has any."""
 MEDIA_COLUMNS = (
     "call_id",
@@ -148,7 +148,7 @@ def json_line(fields: object) -> str:
 def call_table(rows: list[dict[str, Any]]) -> str:
     """For people: times to the millisecond, durations in whole ones."""
     columns = [name for name in ("state", *CALL_COLUMNS) if name in rows[0]]
-    columns += [name for name in CALL_MEDIA_COLUMNS if any(row.get(name) for row in rows)]
+    columns += [name for name in CALL_EXTRA_COLUMNS if any(row.get(name) for row in rows)]
     shown = [
         {name: _rounded(name, value) for name, value in row.items()}
         | {"started_at": row["started_at"][:23].replace("T", " ") + "Z"}

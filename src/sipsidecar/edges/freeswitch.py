@@ -40,7 +40,7 @@ EVENTS: Final = (
     "sofia::expire",
 )
 """What is subscribed to: a restricted user needs the right to these, and to CUSTOM."""
-APIS: Final = ("global_getvar", "show", "version")
+APIS: Final = ("global_getvar", "global_setvar", "show", "version")
 """API commands that are used; a user who may not use them only knows less."""
 
 FIRST_PAUSE: Final = 0.5

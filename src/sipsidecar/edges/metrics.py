@@ -16,11 +16,13 @@ from prometheus_client.registry import Collector
 from sipsidecar.batch import LOSSES
 from sipsidecar.calls.findings import KINDS
 from sipsidecar.pipeline import REFUSED_KINDS
+from sipsidecar.signals.decisions import STATES
 from sipsidecar.signals.snapshot import (
     GATEWAY_STATES,
     REPORTS,
     SWITCH_CAPS,
     UNRATED,
+    AdmissionFigures,
     AgentFigures,
     Figures,
     Histogram,
@@ -235,6 +237,17 @@ class FiguresCollector(Collector):
         yield from _agents(pipeline.agents, figures.agent_names)
         if figures.switches:
             yield from _switches(figures.switches)
+        if figures.admission is not None:
+            yield from _admission(figures.admission)
+        if pipeline.cohort_finals:
+            cohorts = CounterMetricFamily(
+                "sipsidecar_cohort_calls",
+                "Calls that ended, by whose they were; class admission: refused by this product",
+                labels=("tenant", "trunk", "direction", "region", "class"),
+            )
+            for labels, value in sorted(pipeline.cohort_finals.items()):
+                cohorts.add_metric(labels, value)
+            yield cohorts
 
 
 def _media(pipeline: Snapshot) -> Iterator[Metric]:
@@ -367,6 +380,94 @@ def _switches(switches: Sequence[SwitchFigures]) -> Iterator[Metric]:
             for key, value in sorted(values.items()):
                 family.add_metric((one.name, key), value)
     yield from (gateways, limits, connection)
+
+
+def _admission(admission: AdmissionFigures) -> Iterator[Metric]:
+    """What was decided, who holds capacity, how rules stand; labels are the configuration's words."""
+    decisions = CounterMetricFamily(
+        "sipsidecar_admission_decisions",
+        "Decisions by the rule that they stand under; shadow: would have been refused",
+        labels=("rule", "verdict", "way"),
+    )
+    for labels, value in sorted(admission.decisions.items()):
+        decisions.add_metric(labels, value)
+    yield decisions
+    yield _histogram("admission_decision_seconds", "Time that a question took", admission.seconds)
+    yield _labelled(
+        "admission_exempt", "Requests that are never refused", "why", admission.exempted
+    )
+    yield _counter("admission_repeated", "Questions that were answered before", admission.repeated)
+    yield _gauge("admission_leases", "Calls that hold capacity", admission.leases)
+    yield _gauge(
+        "admission_leases_pending", "Admitted calls not seen yet", admission.leases_pending
+    )
+    yield _labelled(
+        "admission_leases_ended", "Leases that ended, by why", "why", admission.leases_ended
+    )
+    yield _counter(
+        "admission_leases_refused", "Calls over the cap of leases", admission.leases_refused
+    )
+    yield _counter("admission_rows_lost", "Rows of decisions over their cap", admission.rows_lost)
+    active = GaugeMetricFamily(
+        "sipsidecar_admission_active", "Calls that hold capacity", labels=("scope", "value")
+    )
+    for pair, count in sorted(admission.active.items()):
+        active.add_metric(pair, count)
+    yield active
+    # One series a state, as Prometheus' own state sets: an alert names the state it means.
+    states = GaugeMetricFamily(
+        "sipsidecar_admission_state",
+        "1 for the state that a rule is in, for one value of its scope",
+        labels=("rule", "value", "state"),
+    )
+    for (rule, of), now in sorted(admission.states.items()):
+        for state in STATES:
+            states.add_metric((rule, of, state), state == now)
+    yield states
+    drained = GaugeMetricFamily(
+        "sipsidecar_admission_drained", "1 while an operator drains it", labels=("scope", "value")
+    )
+    for pair in admission.drained:
+        drained.add_metric(pair, 1)
+    yield drained
+    for name, text, what in (
+        ("up", "1 while the switch takes what is pushed", lambda one: one.up),
+        ("entries", "Keys that the switch holds", lambda one: one.entries),
+        ("rtt_seconds", "From push to answer", lambda one: _seconds(one.rtt_ms)),
+    ):
+        family = GaugeMetricFamily(f"sipsidecar_push_{name}", text, labels=("kind", "switch"))
+        for one in admission.pushes:
+            if (reading := what(one)) is not None:
+                family.add_metric((one.kind, one.name), reading)
+        yield family
+    failed = CounterMetricFamily(
+        "sipsidecar_push_failures", "Pushes without a good answer", labels=("kind", "switch")
+    )
+    pushed = CounterMetricFamily("sipsidecar_pushes", "Pushes", labels=("kind", "switch"))
+    for one in admission.pushes:
+        failed.add_metric((one.kind, one.name), one.failed)
+        pushed.add_metric((one.kind, one.name), one.pushed)
+    yield from (failed, pushed)
+    up = GaugeMetricFamily(
+        "sipsidecar_asker_up", "1 while a switch may ask", labels=("kind", "switch")
+    )
+    asked = CounterMetricFamily(
+        "sipsidecar_asked", "Questions of a switch", labels=("kind", "switch")
+    )
+    for asker in admission.asks:
+        up.add_metric((asker.kind, asker.name), asker.up)
+        asked.add_metric((asker.kind, asker.name), asker.asked)
+    yield from (up, asked)
+    yield _labelled_gauge(
+        "check_ok",
+        "1 while a downstream check is well; absent while unknown",
+        "check",
+        {name: well for name, well in admission.checks.items() if well is not None},
+    )
+
+
+def _seconds(ms: float | None) -> float | None:
+    return None if ms is None else ms / 1000
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -1,12 +1,17 @@
 """Every figure of the hot paths as plain numbers, gathered when somebody looks."""
 
 from bisect import bisect_left
+from collections.abc import Iterator
 
 import msgspec
+
+from sipsidecar.signals.pushing import AskState, PushState
 
 DELAY_BOUNDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 32.0, 60.0)
 """Seconds. Callers notice from 2 s on; 32 s is RFC 3261's Timer B."""
 
+DECISION_BOUNDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1)
+"""Seconds."""
 WRITE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 MOS_BOUNDS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 3.6, 3.8, 4.0, 4.1, 4.2, 4.3, 4.4, 4.5)
@@ -122,6 +127,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Records of media without a MOS, by why; the words of `UNRATED`."""
     legs_unended: int = 0
     """Legs of FreeSWITCH that were given up: their end was not heard."""
+    cohort_finals: dict[tuple[str, str, str, str, str], int] = {}
+    """Calls that ended, by tenant, trunk, direction, region, and class; class `admission` for those
+    that this product refused. Empty where no cohorts are configured."""
 
 
 class SpoolFigures(msgspec.Struct, frozen=True):
@@ -272,6 +280,36 @@ class SwitchFigures(msgspec.Struct, frozen=True):
         return "full"
 
 
+class AdmissionFigures(msgspec.Struct, frozen=True):
+    """What admission decided, who holds capacity, and how each rule stands; all names configured."""
+
+    decisions: dict[tuple[str, str, str], int]
+    """By rule (empty: none objected), verdict (admit, refuse, overflow, shadow) and way."""
+    seconds: Histogram
+    """Time that a question took."""
+    exempted: dict[str, int]
+    """Requests that are never refused, by why."""
+    repeated: int
+    leases: int
+    leases_pending: int
+    leases_ended: dict[str, int]
+    """By why."""
+    leases_refused: int
+    active: dict[tuple[str, str], int]
+    """Calls that hold capacity, by scope and value."""
+    states: dict[tuple[str, str], str]
+    """By rule and value of its scope."""
+    drained: tuple[tuple[str, str], ...]
+    """Scopes and values that an operator drained."""
+    rows_lost: int
+    trunks: dict[str, tuple[str, str]]
+    """By trunk: its state, and `fail-open` or `fail-closed` while no sidecar speaks."""
+    pushes: tuple[PushState, ...] = ()
+    asks: tuple[AskState, ...] = ()
+    checks: dict[str, bool | None] = {}
+    """Downstream checks: whether what is behind answers as it should."""
+
+
 class Figures(msgspec.Struct, frozen=True):
     """Everything that is shown of one running sidecar."""
 
@@ -291,6 +329,8 @@ class Figures(msgspec.Struct, frozen=True):
     memory: MemoryFigures | None = None
     http_events: dict[str, int] = {}
     switches: tuple[SwitchFigures, ...] = ()
+    admission: AdmissionFigures | None = None
+    """None where admission is not configured."""
 
     def ledger(self) -> dict[str, int]:
         """Where every packet went, received or found in the spool; `balance` is 0 when none misses."""
@@ -318,6 +358,8 @@ class Check(msgspec.Struct, frozen=True):
     advice: str | None = None
     required: bool = True
     """Without it this sidecar does not do its work; else it is a warning."""
+    policy: str | None = None
+    """Of a trunk: fail-open or fail-closed, what happens to its calls while no sidecar speaks."""
 
 
 def health(figures: Figures) -> tuple[Check, ...]:
@@ -379,7 +421,26 @@ def health(figures: Figures) -> tuple[Check, ...]:
         Check("rebuilding", not figures.rebuilding, int(figures.rebuilding), 0, required=False),
         Check("warming", not figures.warming, int(figures.warming), 0, required=False),
         *(_switch(one) for one in figures.switches if one.configured),
+        *(_admission(figures.admission) if figures.admission is not None else ()),
     )
+
+
+def _admission(admission: AdmissionFigures) -> Iterator[Check]:
+    """How each trunk is admitted, and whether the switches are told; a refusal is no failure."""
+    for trunk, (state, policy) in admission.trunks.items():
+        yield Check(f"admission_{trunk}", True, state, required=False, policy=policy)
+    switches: tuple[PushState | AskState, ...] = (*admission.pushes, *admission.asks)
+    for one in switches:
+        yield Check(
+            f"{one.kind}_{one.name}",
+            one.up,
+            "up" if one.up else "away",
+            advice=None if one.up else one.error or "it was not met yet",
+            required=False,
+        )
+    for name, well in admission.checks.items():
+        reading = "unknown" if well is None else "well" if well else "failing"
+        yield Check(f"check_{name}", well is not False, reading, required=False)
 
 
 _ADVICE = {

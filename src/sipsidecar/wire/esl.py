@@ -39,6 +39,12 @@ nor a reply. log: a log line, which nobody asked for.
 """
 WHYS: Final = frozenset({*FAULTS, *REFUSALS, "newline", "text", "empty", "user", "event"})
 
+MAX_CUSTOM: Final = 256
+"""Headers of the INVITE that are kept of a channel."""
+MAX_REASON: Final = 96
+"""Characters of a refusal's words: FreeSWITCH cuts the whole Reason header at 127, and a cut one
+has no closing quote."""
+
 
 class EslError(WireError):
     """Bytes that are no ESL, or a command that cannot be sent; `why` is one of `WHYS`."""
@@ -380,6 +386,101 @@ def parse_plain(body: bytes) -> Event:
     return Event(**values)
 
 
+# ------------------------------------------------------------------------------- outbound channels
+
+
+class Channel(msgspec.Struct, frozen=True, gc=False):
+    """The channel that an outbound socket is about: what its INVITE said, and what received it.
+
+    Texts as in `Event`; None where FreeSWITCH did not say. `core_uuid`, `profile`, the addresses
+    and the stamps are FreeSWITCH's own; all else was written by the caller.
+    """
+
+    core_uuid: str | None = None
+    unique_id: str | None = None
+    direction: str | None = None
+    """inbound for a call that came to FreeSWITCH."""
+    answer_state: str | None = None
+    """ringing, early or answered."""
+    profile: str | None = None
+    """The sofia profile that received it."""
+    call_id: str | None = None
+    from_tag: str | None = None
+    from_user: str | None = None
+    from_host: str | None = None
+    to_user: str | None = None
+    to_host: str | None = None
+    request_uri: str | None = None
+    """Without its scheme."""
+    request_user: str | None = None
+    request_host: str | None = None
+    destination: str | None = None
+    """The number that the dialplan looks for now."""
+    network_ip: str | None = None
+    network_port: str | None = None
+    local_ip: str | None = None
+    invite_stamp: str | None = None
+    """When the INVITE came, and `event_stamp`: now; microseconds UTC by FreeSWITCH's clock."""
+    event_stamp: str | None = None
+    socket_mode: str | None = None
+    """async, or static for a dialplan that waits."""
+    headers: Mapping[str, str] = {}
+    """Custom headers of the INVITE (FreeSWITCH keeps those with X- and P-), names in small letters;
+    at most `MAX_CUSTOM`."""
+
+
+_CHANNEL: Final = {
+    b"Core-UUID": "core_uuid",
+    b"Unique-ID": "unique_id",
+    b"Call-Direction": "direction",
+    b"Answer-State": "answer_state",
+    b"variable_sofia_profile_name": "profile",
+    b"variable_sip_call_id": "call_id",
+    b"variable_sip_from_tag": "from_tag",
+    b"variable_sip_from_user": "from_user",
+    b"variable_sip_from_host": "from_host",
+    b"variable_sip_to_user": "to_user",
+    b"variable_sip_to_host": "to_host",
+    b"variable_sip_req_uri": "request_uri",
+    b"variable_sip_req_user": "request_user",
+    b"variable_sip_req_host": "request_host",
+    b"Caller-Destination-Number": "destination",
+    b"variable_sip_network_ip": "network_ip",
+    b"variable_sip_network_port": "network_port",
+    b"variable_sip_local_network_addr": "local_ip",
+    b"variable_sip_invite_stamp": "invite_stamp",
+    b"Event-Date-Timestamp": "event_stamp",
+    b"Socket-Mode": "socket_mode",
+}
+_CUSTOM: Final = b"variable_sip_h_"
+_CHANNEL_IDS: Final = frozenset({"unique_id", "call_id", "from_tag"})
+
+
+def parse_channel(block: bytes) -> Channel:
+    """Turn the answer to `connect` on an outbound socket, up to its blank line, into the channel.
+
+    Lines are split before values are unquoted, and of a header that is there twice the first
+    counts: FreeSWITCH writes its own before those of the INVITE. EslError `event-name` where it is
+    no such answer.
+    """
+    values: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    is_channel = False
+    for line in block.split(b"\n"):
+        name, colon, value = line.partition(b": ")
+        if name.startswith(_CUSTOM):
+            if len(headers) < MAX_CUSTOM:
+                custom = _capped(_whole_text(name[len(_CUSTOM) :])).lower()
+                headers.setdefault(custom, _plain_text(value))
+        elif field := _CHANNEL.get(name):
+            values.setdefault(field, _plain_text(value, whole=field in _CHANNEL_IDS))
+        elif name == b"Event-Name" and colon:
+            is_channel = True
+    if not is_channel:
+        raise EslError("event-name")
+    return Channel(**values, headers=headers)
+
+
 # ------------------------------------------------------------------------------------------ frames
 
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
@@ -611,6 +712,28 @@ def api(line: str) -> bytes:
 def bgapi(line: str, job_uuid: str) -> bytes:
     """Run an API command beside others; its output is the body of a BACKGROUND_JOB event."""
     return _line("bgapi " + line) + b"\nJob-UUID: " + _line(job_uuid) + b"\n\n"
+
+
+def execute(application: str, argument: str) -> bytes:
+    """Run a dialplan application on the channel of an outbound socket."""
+    return (
+        b"sendmsg\ncall-command: execute\nexecute-app-name: "
+        + _line(application)
+        + b"\nexecute-app-arg: "
+        + _line(argument)
+        + b"\n\n"
+    )
+
+
+_NO_WORDS: Final = re.compile(r"[^A-Za-z0-9 ,.:()/_+-]")
+
+
+def refusal_words(text: str) -> str:
+    """What of a refusal's text can stand in a Reason header that FreeSWITCH writes.
+
+    No quote, `$`, `%`, `=` or brace, which it would take for its own.
+    """
+    return _NO_WORDS.sub("", text)[:MAX_REASON]
 
 
 def subscribe(names: Iterable[str], *, json: bool = True) -> bytes:

@@ -5,7 +5,8 @@ import pytest
 from aiohttp import web
 
 from asking import Client, Run, both_loops, descriptors, serving, slow_reader
-from sipsidecar.edges.http import Limits
+from desks import Desk
+from sipsidecar.edges.http import Access, Limits
 from sipsidecar.edges.http.connections import (
     MAX_HEAD,
     MAX_UNASKED,
@@ -207,6 +208,48 @@ def test_who_loses_nothing_goes_before_who_is_slow(run: Run) -> None:
                 client.writer.write(GET[10:])
                 assert (await client.reply()).status == 200
             for client in (*slow, idle):
+                await client.close()
+
+    run(ask())
+
+
+@both_loops
+@pytest.mark.parametrize(("askers", "stays"), [(1, True), (2, True), (3, False)])
+def test_a_switch_keeps_its_place_while_it_asks_nothing_unless_most_places_are_such(
+    run: Run, askers: int, stays: bool
+) -> None:
+    async def ask() -> None:
+        async with serving(limits=PATIENT, admission=Desk()) as served:
+            held = [await served.connect() for _ in range(4)]
+            for client in held[:askers]:
+                assert (await client.ask("/v1/admission?call_id=1")).status == 200
+            for client in held[askers:]:
+                client.writer.write(GET[:10])
+            await served.until(lambda: served.server.connections == 4)
+            newcomer = await served.connect()
+            if stays:
+                assert await newcomer.gone()
+                assert (await held[0].ask("/v1/admission?call_id=1")).status == 200
+            else:
+                assert (await newcomer.ask("/health/live")).status == 200
+                assert await held[0].gone()
+            assert served.server.counters["refused-full" if stays else "evicted-full"] == 1
+            for client in (*held, newcomer):
+                await client.close()
+
+    run(ask())
+
+
+@both_loops
+def test_a_stranger_who_may_not_ask_keeps_no_place(run: Run) -> None:
+    async def ask() -> None:
+        access = Access(["read-read-read-00"], ["operate-operate-0"])
+        async with serving(limits=PATIENT, admission=Desk(), access=access) as served:
+            held = [await served.connect() for _ in range(4)]
+            assert (await held[0].ask("/v1/admission?call_id=1")).status == 401
+            assert (await served.ask("/health/live")).status == 200
+            assert await held[0].gone()
+            for client in held:
                 await client.close()
 
     run(ask())

@@ -10,6 +10,7 @@ from sipsidecar.edges.postgres.people import Person, find_person, forget_person
 from stored import (
     DAY,
     NOON,
+    admission_row,
     attempt,
     call_row,
     conversation_row,
@@ -24,7 +25,7 @@ from stored import (
 )
 
 TABLES = (*people.TABLES, *people.JOINED_TABLES, "quarantine")
-ALL_ROWS = [7, 3, 4, 8, 2, 7, 0, 0, 4]
+ALL_ROWS = [7, 3, 4, 8, 2, 7, 4, 0, 0, 4]
 
 
 def quarantined(payload: bytes, sequence: int = 0, received_at: int = NOON) -> bytes:
@@ -71,6 +72,10 @@ async def people_calls(database: str) -> str:
                 ],
                 "registrations": [registration("reg@pbx", "alice"), registration("b@pbx", "bob")],
                 "messages": [message(name, number) for number, name in enumerate(names)],
+                "admissions": [
+                    *(admission_row("to@pbx", rule=rule) for rule in ("one", "two")),
+                    *(admission_row(name) for name in ("bob@pbx", "")),
+                ],
                 "quarantine": [
                     quarantined(b"garbage sip:alice@h", 1),
                     quarantined(b"garbage sip:alice2@h alice", 2),
@@ -93,7 +98,7 @@ async def test_a_person_is_found_as_caller_callee_target_and_registered(people_c
     assert sorted(found.call_ids) == names
     assert found.rows == {
         "calls": 5, "attempts": 2, "media": 2, "quality_intervals": 4, "registrations": 1,
-        "messages": 5, "legs": 0, "conversations": 0, "quarantine": 2,
+        "messages": 5, "admissions": 2, "legs": 0, "conversations": 0, "quarantine": 2,
     }  # fmt: skip
     assert {key[2] for key in found.quarantined} == {1, 2}
     assert [await count(people_calls, table) for table in TABLES] == ALL_ROWS
@@ -134,7 +139,7 @@ async def test_what_was_found_is_deleted_and_nothing_else(
     assert len(gone) == 3 + 1
     assert {t: sum(some.get(t, 0) for some in gone) for t in TABLES} == found.rows
     assert [await count(people_calls, table) for table in TABLES] == [
-        2, 1, 2, 4, 1, 2, 0, 0, 2,
+        2, 1, 2, 4, 1, 2, 2, 0, 0, 2,
     ]  # fmt: skip
     async with sql(people_calls) as connection:
         left = await connection.fetch("SELECT call_id FROM calls ORDER BY 1")
@@ -224,7 +229,7 @@ async def test_messages_without_a_call_belong_to_nobody(database: str) -> None:
 def test_every_table_with_call_ids_is_forgotten() -> None:
     assert {*people.TABLES, *people.JOINED_TABLES} == {
         table for table, columns in rows.TABLES.items() if "call_id" in columns
-    } - {"pings"}  # an OPTIONS has no person in it
+    } - {"pings", "admission_states"}  # there is no person in them
 
 
 async def test_a_long_user_is_found_as_it_was_clipped(database: str) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -7,11 +8,14 @@ import pytest
 
 from sipsidecar import rows
 from sipsidecar.batch import StoreUnavailable
+from sipsidecar.calls.events import AttemptRecord, Sighted
 from sipsidecar.edges.postgres import CallFilter, questions
 from sipsidecar.edges.postgres import partitions as keeping
 from stored import (
     DAY,
     NOON,
+    admission,
+    admission_row,
     as_stored,
     attempt,
     call,
@@ -46,7 +50,8 @@ async def asked(database: str) -> str:
     two = msgspec.structs.replace(two, findings=findings, evidence='{"low_mos": [{"mos": 2.9}]}')
     two = msgspec.structs.replace(two, pdd_ms=2500.0, talk_ms=500.0, flags=("forked", "reinvite"))
     three = call("three@pbx", started_at=NOON + 2_000_000, final_code=486, final_class="4xx")
-    three = msgspec.structs.replace(three, flags=("forked",), trunk="carrier-a")
+    three = msgspec.structs.replace(three, flags=("forked",), trunk="carrier-a", tenant="t3")
+    three = msgspec.structs.replace(three, direction="in", region="eu", final_origin="admission")
     async with store(database) as opened:
         await opened.write(1, {"calls": [rows.encode_call(r, 1) for r in (one, two, three)]})
     return database
@@ -63,6 +68,14 @@ async def asked(database: str) -> str:
         ({"final_code": 99_999}, ""),
         ({"final_class": "2xx"}, "two one"),
         ({"trunk": "carrier-a"}, "three"),
+        ({"tenant": "t3"}, "three"),
+        ({"tenant": "T3"}, ""),
+        ({"direction": "in"}, "three"),
+        ({"direction": "out"}, ""),
+        ({"region": "eu", "tenant": "t3"}, "three"),
+        ({"region": "us", "tenant": "t3"}, ""),
+        ({"final_origin": "admission"}, "three"),
+        ({"final_origin": "callee"}, ""),
         ({"from_user": "ALI"}, "one"),
         ({"from_user": "%"}, "two"),
         ({"to_user": "lic"}, "two"),
@@ -97,7 +110,8 @@ async def test_a_found_call_has_the_fields_of_its_record_and_times_in_microsecon
 ) -> None:
     (row,) = await questions.find_calls(asked, CallFilter(since_us=NOON, final_code=486))
     record = call("three@pbx", started_at=NOON + 2_000_000, final_code=486, final_class="4xx")
-    record = msgspec.structs.replace(record, flags=("forked",), trunk="carrier-a")
+    record = msgspec.structs.replace(record, flags=("forked",), trunk="carrier-a", tenant="t3")
+    record = msgspec.structs.replace(record, direction="in", region="eu", final_origin="admission")
     assert row == as_stored(record) | {"node_id": 1}
 
 
@@ -224,6 +238,140 @@ async def test_a_found_conversation_has_the_fields_of_its_record(joined: str) ->
     assert one == as_stored(record) | {"node_id": 1}
 
 
+async def test_what_was_decided_about_calls_comes_as_it_was_decided(database: str) -> None:
+    some = [
+        admission_row("b@fs", received_at=NOON + 5),
+        admission_row("a@pbx", received_at=NOON + 9, verdict="overflow"),
+        admission_row("a@pbx"),
+        admission_row("other@pbx"),
+        admission_row(""),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"admissions": some})
+    found = await questions.find_admissions(database, ["a@pbx", "b@fs", "", "nobody\0"])
+    assert [(row["call_id"], row["received_at"] - NOON) for row in found] == [
+        ("a@pbx", 0), ("b@fs", 5), ("a@pbx", 9),
+    ]  # fmt: skip
+    assert found[0] == as_stored(admission("a@pbx")) | {"node_id": 1}
+    assert len(await questions.find_admissions(database, ["a@pbx"], limit=1)) == 1
+    assert await questions.find_admissions(database, []) == []
+    assert await questions.find_admissions(database, [""]) == []
+
+
+async def offered(dsn: str, **asked: Any) -> list[list[dict[str, Any]]]:
+    times = {"since_us": NOON, "until_us": NOON + DAY}
+    return [part async for part in questions.find_offered(dsn, **(times | asked))]
+
+
+async def test_offered_calls_come_in_parts_in_the_order_they_began(database: str) -> None:
+    # most of one microsecond, some with one Call-ID, of two days by their receipt
+    calls = [call(f"{n % 4}@pbx", from_tag=f"t{n}", started_at=NOON + n // 5) for n in range(23)]
+    late = [
+        call("early", started_at=NOON - 1),
+        call("late", started_at=NOON + DAY),
+        call("tomorrow", started_at=NOON + DAY - 1, received_at=NOON + DAY),
+    ]
+    mine = [rows.encode_call(one, 1) for one in (*calls, *late)]
+    theirs = [rows.encode_call(calls[0], 2)]
+    async with store(database, retention_days={}) as opened:
+        await opened.maintain(NOON)
+        await opened.write(1, {"calls": [*reversed(mine), *theirs]})
+    whole = [one for part in await offered(database) for one in part]
+    keys = [
+        (one["started_at"], one["call_id"], one["from_tag"], one["received_at"], one["node_id"])
+        for one in whole
+    ]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys) == 23 + 1 + 1
+    assert (keys[0][2], keys[0][4], keys[-1][1]) == ("t0", 1, "tomorrow")
+    for chunk in (1, 2, 5, 24, 25, 26):
+        parts = await offered(database, chunk=chunk)
+        assert [one for part in parts for one in part] == whole
+        assert {len(part) for part in parts[:-1]} <= {chunk}
+    assert [one["node_id"] for part in await offered(database, node_id=2) for one in part] == [2]
+    assert await offered(database, since_us=NOON + 2 * DAY, until_us=NOON + 3 * DAY) == []
+
+
+async def test_an_offered_call_has_what_decides_about_it_and_its_attempts(database: str) -> None:
+    labels = {"tenant": "t1", "trunk": "acme", "direction": "in", "region": "eu"}
+    one = call(
+        "a", src_ip="192.0.2.1", from_user="alice", ruri_user="112", agent_ids=(7,), pdd_ms=9.5,
+        final_code=200, answered=True, final_origin="callee", mos=4.1, ended_at=NOON + 7, **labels,
+    )  # fmt: skip
+    made = [
+        attempt("a", "z2", failover_order=2, trunk="beta", final_code=200),
+        attempt("a", "z1", failover_order=1, trunk="acme", final_code=503),
+        attempt("a", "z3", from_tag="another"),
+        attempt("a", "z4", received_at=NOON + 1),
+        attempt("b", "z5"),
+    ]
+    tables = {
+        "calls": [rows.encode_call(one, 1), call_row("b")],
+        "attempts": [
+            *(rows.encode_attempt(r, 1) for r in made), rows.encode_attempt(made[0], 2),
+        ],
+        "media": [
+            media_row("a", loss_percent=0.5),
+            media_row("a", "callee_to_caller", loss_percent=2.5),
+            media_row("a", from_tag="another", loss_percent=9.5),
+        ],
+    }  # fmt: skip
+    async with store(database) as opened:
+        await opened.write(1, tables)
+    ((first, second),) = await offered(database)
+    stored = as_stored(one) | {"node_id": 1, "loss_percent": 2.5}
+    assert {name: first[name] for name in first if name != "made"} == {
+        name: stored[name] for name in first if name != "made"
+    }
+    assert set(Sighted.__struct_fields__) - {"headers", "gateway", "switch"} < set(first)
+    assert [(r["branch"], r["trunk"], r["final_code"]) for r in first["made"]] == [
+        ("z1", "acme", 503), ("z2", "beta", 200),
+    ]  # fmt: skip
+    assert set(first["made"][0]) < {*AttemptRecord.__struct_fields__, "node_id"}
+    assert (second["call_id"], second["loss_percent"]) == ("b", None)
+    assert [r["branch"] for r in second["made"]] == ["z5"]
+
+
+async def test_who_asks_for_no_more_offered_calls_gets_no_more(database: str) -> None:
+    async with store(database) as opened:
+        await opened.write(1, {"calls": [call_row(f"{n}") for n in range(9)]})
+    parts = questions.find_offered(database, since_us=NOON, until_us=NOON + 1, chunk=3)
+    assert [one["call_id"] for one in await anext(parts)] == ["0", "1", "2"]
+    await parts.aclose()
+    async with sql(database) as connection:
+        ask = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ 'simulation'"
+        for _ in range(100):
+            if not await connection.fetchval(ask):
+                break
+            await asyncio.sleep(0.02)
+        assert await connection.fetchval(ask) == 0
+
+
+async def test_offered_calls_are_read_from_the_index_by_day(database: str) -> None:
+    async with store(database, retention_days={}) as opened, sql(database) as connection:
+        await opened.maintain(NOON)
+        batch = [call_row(f"{n}@pbx", started_at=NOON + n) for n in range(3000)]
+        await opened.write(1, {"calls": batch})
+        await connection.execute("ANALYZE calls")
+        ask = questions._OFFERED_SQL.replace("$9", "100")
+        for name, value in (
+            ("$1", "'2026-07-20 00:00:00+00'"), ("$2", "'2026-07-20 13:00:00+00'"), ("$3", "NULL"),
+            ("$4", "''"), ("$5", "''"), ("$6", "'1970-01-01 00:00:00+00'"), ("$7", "0"), ("$8", "0"),
+        ):  # fmt: skip
+            ask = ask.replace(name, value)
+        plan = "\n".join(line for (line,) in await connection.fetch(f"EXPLAIN {ask}"))
+    assert "calls_p20260720_started_at_idx" in plan
+    assert "Incremental Sort" in plan
+    assert "Seq Scan on calls_p20260720" not in plan
+    assert "calls_p20260722" not in plan
+
+
+async def test_offered_calls_of_a_database_that_is_away_are_one_line() -> None:
+    dsn = "postgresql://me:secret@127.0.0.1:1/x"
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1 port 1"):
+        await offered(dsn)
+
+
 async def test_a_call_that_must_be_that_one_is_not_looked_for_by_a_part(asked: str) -> None:
     assert await questions.find_call(asked, "one", since_us=NOON - DAY, exact=True) == []
     assert len(await questions.find_call(asked, "one@pbx", exact=True)) == 1
@@ -257,6 +405,7 @@ async def test_what_belongs_to_a_call_is_found_through_an_index(database: str) -
                 for i in range(1000)
             ]
             some = [conversation_row(f"c{i}", received_at=at) for i in range(1000)]
+            refused = [admission_row(f"{i}@pbx", received_at=at) for i in range(1000)]
             over_time = [interval_row(f"{i}@pbx", received_at=at) for i in range(1000)]
             await opened.write(
                 n,
@@ -267,10 +416,11 @@ async def test_what_belongs_to_a_call_is_found_through_an_index(database: str) -
                     "quality_intervals": over_time,
                     "legs": legs,
                     "conversations": some,
+                    "admissions": refused,
                 },
             )
         await connection.execute(
-            "ANALYZE messages, attempts, media, quality_intervals, legs, conversations"
+            "ANALYZE messages, attempts, media, quality_intervals, legs, conversations, admissions"
         )
         by_call_id, by_name = ("'7@pbx'", "NULL"), ("NULL", "'c7'")
         for statement in (
@@ -283,6 +433,7 @@ async def test_what_belongs_to_a_call_is_found_through_an_index(database: str) -
                 for one, other in (by_call_id, by_name)
             ),
             questions._CONVERSATION_SQL,
+            questions._ADMISSIONS_SQL.replace("$1", "'{7@pbx,8@pbx}'"),
         ):
             ask = statement.replace("$1", "'7@pbx'").replace("$2", "100")
             (answer,) = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {ask}"))
@@ -294,8 +445,8 @@ async def test_what_belongs_to_a_call_is_found_through_an_index(database: str) -
 
 
 def search_since(since: str, order: str = "") -> str:
-    ask = questions._calls_sql(order or "started_at").replace("$16", "50")
-    for name in [f"${n}" for n in range(15, 1, -1)]:
+    ask = questions._calls_sql(order or "started_at").replace("$20", "50")
+    for name in [f"${n}" for n in range(19, 1, -1)]:
         ask = ask.replace(name, "'{}'" if name in {"$12", "$15"} else "NULL")
     return ask.replace("$1", f"'{since}'")
 

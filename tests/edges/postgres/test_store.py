@@ -26,6 +26,8 @@ from stored import (
     DAY,
     KINDS,
     NOON,
+    admission,
+    admission_row,
     as_stored,
     attempt,
     bare,
@@ -44,6 +46,8 @@ from stored import (
     message,
     settings_of,
     sql,
+    state,
+    state_row,
     store,
 )
 
@@ -192,10 +196,54 @@ async def test_a_database_of_the_third_version_gets_legs_and_keeps_its_calls(
         assert tuple(recent) == ("u1", 2)
 
 
+async def test_a_database_of_the_fourth_version_gets_cohorts_and_refusals_and_keeps_its_calls(
+    bare_database: str,
+) -> None:
+    now = time.time_ns() // 1000
+    async with sql(bare_database) as connection:
+        for version in (1, 2, 3, 4):
+            await connection.execute(storing._migrations()[version])
+            await connection.execute("INSERT INTO sipsidecar_schema VALUES ($1)", version)
+        today = datetime.now(UTC).date()
+        for table in ("calls", "attempts"):
+            await connection.execute(
+                f"CREATE TABLE {table}_p{today:%Y%m%d} PARTITION OF {table} FOR VALUES "
+                f"FROM ('{today} 00:00:00+00') TO ('{today + timedelta(days=1)} 00:00:00+00')"
+            )
+            await connection.execute(
+                f"INSERT INTO {table} (call_id, from_tag, received_at, started_at, node_id) "  # noqa: S608
+                "VALUES ('before', 't', $1, $1, 1)",
+                now,
+            )
+        labels = {"tenant": "t1", "trunk": "acme", "direction": "in", "region": "eu"}
+        made = attempt("after", "z", received_at=now, started_at=now, **labels)
+        async with store(bare_database, retention_days={}) as opened:
+            tables = {
+                "calls": [call_row("after", received_at=now, started_at=now + 1, **labels)],
+                "attempts": [rows.encode_attempt(made, 1)],
+                "admissions": [admission_row("after", received_at=now)],
+                "admission_states": [state_row(received_at=now)],
+            }
+            assert await opened.write(1, tables) == Written()
+            assert (await opened.maintain(now)).postponed == 0
+        for table in ("calls", "attempts"):
+            found = await connection.fetch(
+                f"SELECT call_id, tenant, trunk, direction, region FROM {table} ORDER BY 1"  # noqa: S608
+            )
+            assert [tuple(row) for row in found] == [
+                ("after", "t1", "acme", "in", "eu"), ("before", None, None, None, None),
+            ]  # fmt: skip
+        for table in ("admissions", "admission_states"):
+            in_days = await connection.fetchval(f"SELECT tableoid::regclass::text FROM {table}")  # noqa: S608
+            assert in_days.startswith(f"{table}_p")
+        recent = await connection.fetch("SELECT call_id, tenant, region FROM calls_recent")
+        assert [tuple(row) for row in recent] == [("after", "t1", "eu"), ("before", None, None)]
+
+
 async def test_a_newer_schema_is_refused_and_both_versions_are_named(database: str) -> None:
     async with store(database), sql(database) as connection:
         await connection.execute("INSERT INTO sipsidecar_schema VALUES (999)")
-    with pytest.raises(StoreError, match=r"schema version 999, this sidecar knows version 4:"):
+    with pytest.raises(StoreError, match=r"schema version 999, this sidecar knows version 5:"):
         await Postgres(settings_of(database)).open()
 
 
@@ -204,7 +252,7 @@ async def test_two_sidecars_that_start_at_once_migrate_once(database: str) -> No
     await asyncio.gather(*(one.open() for one in both))
     for one in both:
         await one.close()
-    assert await count(database, "sipsidecar_schema") == 4
+    assert await count(database, "sipsidecar_schema") == 5
 
 
 async def test_a_database_of_another_encoding_is_refused(database: str) -> None:
@@ -406,10 +454,85 @@ def test_keys_of_the_longest_and_least_compressible_text_fit_in_the_index(databa
                 received_at=NOON,
                 started_at=NOON,
             )
-            written = await opened.write(1, {"attempts": [rows.encode_attempt(record, 1)]})
+            long = {name: noise(n, 4000) for n, name in enumerate(("rule", "scope", "way"), 4)}
+            refusal = admission(
+                record.call_id, from_tag=record.from_tag, **long, verdict=noise(7, 4000)
+            )
+            changed = state(noise(8, 4000), scope=noise(9, 4000), scope_value=noise(10, 4000))
+            tables = {
+                "attempts": [rows.encode_attempt(record, 1)],
+                "admissions": [rows.encode_admission(refusal, 1)],
+                "admission_states": [
+                    rows.encode_state(msgspec.structs.replace(changed, state=noise(11, 4000)), 1)
+                ],
+            }
+            written = await opened.write(1, tables)
             assert written == Written()
 
     asyncio.run(write())
+
+
+# --- what was decided --------------------------------------------------------------------------
+
+
+async def test_one_call_that_is_asked_about_again_has_a_row_for_each_time(database: str) -> None:
+    some = [
+        admission_row("a"),
+        admission_row("a", received_at=NOON + 1),
+        admission_row("a", from_tag=""),
+        admission_row("a", rule="other-rule", verdict="admit", shadow=("other-rule",)),
+    ]
+    async with store(database) as opened:
+        assert await opened.write(1, {"admissions": some}) == Written()
+        assert await opened.write(2, {"admissions": some}) == Written(left_out=4)
+        changes = [
+            state_row(), state_row(received_at=NOON + 1), state_row(scope_value="other"),
+            state_row(state="open", previous="closed"), state_row("drain"),
+        ]  # fmt: skip
+        assert await opened.write(3, {"admission_states": changes}) == Written()
+    assert await count(database, "admissions") == 4
+    assert await count(database, "admission_states") == 5
+
+
+async def test_the_view_of_recent_decisions_shows_the_newest_first(database: str) -> None:
+    now = time.time_ns() // 1000
+    some = [
+        admission_row("old", received_at=now - 2 * DAY),
+        admission_row("earlier", received_at=now - 5),
+        admission_row("last", received_at=now, verdict="overflow", route="ivr", code=None),
+    ]
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {"admissions": some})
+        recent = await connection.fetch("SELECT call_id, verdict, code FROM admissions_recent")
+    assert [tuple(row) for row in recent] == [
+        ("last", "overflow", None), ("earlier", "refuse", 486),
+    ]  # fmt: skip
+
+
+async def test_the_view_by_rule_counts_what_each_did_and_would_have_done(database: str) -> None:
+    now = time.time_ns() // 1000
+    shadow = {"verdict": "admit", "code": None}
+    some = [
+        admission_row("old", received_at=now - 2 * DAY),
+        *(admission_row(f"r{n}", received_at=now - n) for n in range(3)),
+        admission_row("r3", received_at=now, shadow=("asr", "mos")),
+        admission_row("o1", received_at=now, verdict="overflow", code=None, route="ivr"),
+        admission_row("e1", received_at=now, exempt="emergency", **shadow),
+        admission_row("other trunk", received_at=now, scope_value="beta"),
+        admission_row("s1", received_at=now, rule="asr", shadow=("asr", "mos"), **shadow),
+        admission_row("s2", received_at=now, rule="asr", shadow=("asr",), **shadow),
+    ]
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {"admissions": some})
+        found = await connection.fetch("SELECT * FROM refused_by_rule")
+    assert [tuple(row)[:7] for row in found] == [
+        ("acme-calls", "trunk", "acme", 4, 1, 1, 0),
+        ("acme-calls", "trunk", "beta", 1, 0, 0, 0),
+        ("asr", "trunk", "acme", 0, 0, 0, 2),
+        ("mos", "", "", 0, 0, 0, 2),
+        ("asr", "", "", 0, 0, 0, 1),
+    ]
+    assert (found[0]["first_at"], found[0]["last_at"]) == (now - 2, now)
 
 
 # --- exactly once ------------------------------------------------------------------------------

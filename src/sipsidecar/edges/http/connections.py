@@ -86,7 +86,14 @@ class Connections:
         if len(self._open) < self.limits.connections:
             return True
         oldest = self.clock() - self.limits.grace_seconds
-        rivals = [one for one in self._open if one.phase is Phase.IDLE or one.since <= oldest]
+        # a switch keeps its connection between two calls: a flood must not cost it its place
+        askers = sum(one.asks for one in self._open)
+        kept = askers <= self.limits.connections // 2
+        rivals = [
+            one
+            for one in self._open
+            if (one.phase is Phase.IDLE or one.since <= oldest) and not (kept and one.asks)
+        ]
         if not rivals:
             self.counters["refused-full"] += 1
             return False
@@ -145,6 +152,8 @@ class Connection(web.RequestHandler):
         self.phase = Phase.HEAD
         self.since = pool.clock()
         """When this phase began."""
+        self.asks = False
+        """Questions of calls came over it, from somebody who may ask."""
         self._taken = 0
         """Bytes since the last request was handed on or answered."""
         self._complete = False

@@ -25,7 +25,16 @@ from sipsidecar.edges.http.connections import (
     Phase,
 )
 from sipsidecar.edges.http.guard import Access, Refusal, Role, refuse_forged
-from sipsidecar.edges.http.pages import Page, Pages, Reload, Render, Switches, error_response
+from sipsidecar.edges.http.pages import (
+    Page,
+    Pages,
+    Reload,
+    Render,
+    Request,
+    Switches,
+    error_response,
+)
+from sipsidecar.edges.http.verdicts import ABSENT, QUESTION, Admitter, admission_pages
 from sipsidecar.signals.snapshot import Figures
 from sipsidecar.tables import printable
 from sipsidecar.tls import TlsError
@@ -42,6 +51,8 @@ SAY_EVERY = 60.0
 """Seconds between two log lines of one kind."""
 PACE = 3
 """Pages may take one part of the loop's time for so many that they leave to others."""
+QUESTION_SHARE = 0.001
+"""Seconds of one turn of the loop for questions, besides what reading and writing them takes."""
 MAX_SENDING = 16 * 2**20
 """Bytes of answers that clients have not taken yet; with more, only probes are answered."""
 CLOSE_SECONDS = 0.5
@@ -79,10 +90,43 @@ class Line:
                 self._free_at = ended + self._pace * (ended - began)
 
 
+class Share:
+    """Requests at once, while they take less than `seconds` of a turn of the loop; the rest later.
+
+    For questions that calls wait for: under load a turn takes milliseconds, and one question in each
+    would keep a burst of calls waiting longer than their switches do.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._spent = 0.0
+        self._begun = False
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn with time left; nothing may be awaited in it."""
+        while self._spent >= self._seconds:  # noqa: ASYNC110 -- an event comes a turn later
+            await asyncio.sleep(0)
+        if not self._begun:
+            self._begun = True
+            asyncio.get_running_loop().call_soon(self._next)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent += time.monotonic() - began
+
+    def _next(self) -> None:
+        """The next turn of the loop: all that was called soon in the last one runs in it."""
+        self._spent, self._begun = 0.0, False
+
+
 class HttpServer:
     """The pages on one address.
 
-    `switches` gives what is known of each FreeSWITCH. `tls` makes the context of each new listener, and again at `reload_tls`; None is plain HTTP.
+    `switches` gives what is known of each FreeSWITCH. `admission` answers for calls; without it its
+    pages are not there. `tls` makes the context of each new listener, and again at `reload_tls`;
+    None is plain HTTP.
     `reload` is what POST /v1/reload calls; what it returns is the answer, and the words of a
     ConfigError or TlsError are told to who asked. Without it there is no such page.
     """
@@ -94,6 +138,7 @@ class HttpServer:
         live_calls: Callable[[int], Sequence[dict[str, Any]]],
         *,
         switches: Switches = list,
+        admission: Admitter | None = None,
         access: Access | None = None,
         reload: Reload | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
@@ -101,7 +146,8 @@ class HttpServer:
     ) -> None:
         self.access = access or Access()
         """Who may ask for what; a new one counts from the next request on."""
-        self._pages = Pages(figures, render_metrics, live_calls, reload, switches).table
+        more = {} if admission is None else admission_pages(admission)
+        self._pages = Pages(figures, render_metrics, live_calls, reload, switches, more).table
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._limits = limits or Limits()
@@ -112,7 +158,7 @@ class HttpServer:
         self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._wildcard = False
-        self._line, self._probe_line = Line(PACE), Line(0)
+        self._line, self._probe_line, self._questions = Line(PACE), Line(0), Share(QUESTION_SHARE)
         self._sending = 0
         self._said: Counter[str] = Counter()
         self._say_at: dict[str, float] = {}
@@ -240,9 +286,12 @@ class HttpServer:
         connection.enter(Phase.ANSWER)
         try:
             response = await self._answer(request, connection)
+            if response.status >= 400 and request.path == QUESTION:
+                self.counters["not-decided"] += 1
             self.counters[f"requests-{response.status // 100}xx"] += 1
             response.headers.update(HEADERS)
-            if "Upgrade" in request.headers or (response.status >= 400 and request.body_exists):
+            unread = request.body_exists and not request.content.at_eof()
+            if "Upgrade" in request.headers or (response.status >= 400 and unread):
                 response.force_close()
             size = response.content_length or 0
             self._sending += size
@@ -259,29 +308,37 @@ class HttpServer:
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.Response:
         page = self._pages.get(request.path)
-        line = self._probe_line if page is not None and page.probe else self._line
+        line = self._line_of(page)
         try:
             async with line.turn():
                 found = self._find(request, page)
                 if isinstance(found, web.Response):
                     return found
                 page, role = found
-                if page.method == "GET":
-                    return self._make(page, request, role)
-            refusal = await self._refuse_body(request, connection)
-            if refusal is not None:
-                return refusal
+                connection.asks |= page.question
+                if request.method != "POST":
+                    return self._make(page, Request(request, role))
+            body = await self._body(request, connection)
+            if isinstance(body, web.Response):
+                return body
+            if not page.body and body.strip() not in {b"", b"{}"}:
+                return error_response(400, "send {} or nothing as the body")
             async with line.turn():
-                return self._make(page, request, role)
+                return self._make(page, Request(request, role, body))
         except (ConfigError, TlsError) as error:
             return error_response(422, str(error))
         except Exception as error:  # noqa: BLE001 -- whatever it is, the client gets no traceback
             self._trouble(error)
             return error_response(500, "this page failed: look into the sidecar's log")
 
-    def _make(self, page: Page, request: web.BaseRequest, role: Role) -> web.Response:
-        if self._sending <= MAX_SENDING or page.probe:
-            return page.make(request, role)
+    def _line_of(self, page: Page | None) -> Line | Share:
+        if page is not None and page.question:
+            return self._questions
+        return self._probe_line if page is not None and page.probe else self._line
+
+    def _make(self, page: Page, request: Request) -> web.Response:
+        if self._sending <= MAX_SENDING or page.probe or page.question:
+            return page.make(request)
         self.counters["refused-busy"] += 1
         busy = error_response(503, "too many slow clients: ask again in a second")
         busy.headers["Retry-After"] = "1"
@@ -298,7 +355,7 @@ class HttpServer:
             headers,
             local=_local_address(request),
             wildcard=self._wildcard,
-            changing=request.method not in {"GET", "HEAD"},
+            changing=request.method not in {"GET", "HEAD"} or (page is not None and page.changes),
             old=request.version < (1, 1),
         )
         if refusal is not None:
@@ -311,13 +368,17 @@ class HttpServer:
         if role is Role.NOBODY and "Authorization" in headers:
             self._count_stranger(request)  # a wrong token shows on open pages, too
         if page is None:
-            return error_response(404, "there is no such page: / lists them")
-        allowed = {"GET", "HEAD"} if page.method == "GET" else {page.method}
+            return error_response(
+                404, ABSENT.get(request.path, "there is no such page: / lists them")
+            )
+        allowed = {*page.methods}
+        if "GET" in allowed and not page.changes:
+            allowed.add("HEAD")
         if request.method not in allowed:
-            response = error_response(405, f"send {page.method} here")
+            response = error_response(405, f"send {' or '.join(page.methods)} here")
             response.headers["Allow"] = ", ".join(sorted(allowed))
             return response
-        if page.method == "POST":
+        if page.changes:
             refusal = refuse_forged(headers, secure=self._context is not None)
             if refusal is not None:
                 return self._refused(refusal, request)
@@ -332,10 +393,8 @@ class HttpServer:
         response.headers.update(refusal.headers)
         return response
 
-    async def _refuse_body(
-        self, request: web.BaseRequest, connection: Connection
-    ) -> web.Response | None:
-        """Read the body of a changing request; it says nothing yet, so it must be empty or {}."""
+    async def _body(self, request: web.BaseRequest, connection: Connection) -> bytes | web.Response:
+        """Read the body of a changing request, or refuse it."""
         headers = request.headers
         if request.content_type != "application/json" or "Content-Encoding" in headers:
             return error_response(415, "send `Content-Type: application/json` and no encoding")
@@ -352,9 +411,7 @@ class HttpServer:
         except (ConnectionError, web.RequestPayloadError):
             return error_response(400, "the body did not come whole: send it again")
         connection.enter(Phase.ANSWER)
-        if body.strip() not in {b"", b"{}"}:
-            return error_response(400, "send {} or nothing as the body")
-        return None
+        return body
 
     # -- what is said of strangers and faults
 

@@ -1,8 +1,8 @@
 """What each page says: figures to JSON, or to what Prometheus reads."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -18,15 +18,34 @@ Reload = Callable[[], dict[str, Any]]
 Switches = Callable[[], Sequence[dict[str, Any]]]
 
 
+class Request(NamedTuple):
+    """What a page is made of."""
+
+    http: web.BaseRequest
+    role: Role
+    """Of who asks."""
+    body: bytes = b""
+    """At most `connections.MAX_BODY` of it."""
+
+
 class Page(msgspec.Struct, frozen=True):
     """One page: who may have it, and what makes it."""
 
     text: str
-    make: Callable[[web.BaseRequest, Role], web.Response]
+    make: Callable[[Request], web.Response]
     needs: Role = Role.READ
-    method: str = "GET"
+    methods: tuple[str, ...] = ("GET",)
+    body: bool = False
+    """A POST of it says something; else its body is empty or {}."""
     probe: bool = False
     """It is cheap, and answered whatever others ask for."""
+    question: bool = False
+    """It is that of a call which waits for the answer: cheap, and waits for no probe either."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it does something, also by GET: a browser must not be made to send it."""
+        return self.needs is Role.OPERATE
 
 
 class Pages:
@@ -39,6 +58,7 @@ class Pages:
         live_calls: Callable[[int], Sequence[dict[str, Any]]],
         reload: Reload | None,
         switches: Switches = list,
+        more: Mapping[str, Page] | None = None,
     ) -> None:
         self._figures = figures
         self._render = render_metrics
@@ -72,42 +92,45 @@ class Pages:
                 "read the settings again; what was applied, what needs a restart",
                 self._reload_settings,
                 Role.OPERATE,
-                "POST",
+                ("POST",),
             )
+        self.table.update(more or {})
 
-    def _index(self, _: web.BaseRequest, __: Role) -> web.Response:
+    def _index(self, _: Request) -> web.Response:
         return json_response(
             {
-                path if page.method == "GET" else f"{page.method} {path}": page.text
+                path
+                if page.methods == ("GET",)
+                else f"{' or '.join(page.methods)} {path}": page.text
                 for path, page in self.table.items()
                 if path != "/"
             }
         )
 
-    def _metrics(self, request: web.BaseRequest, _: Role) -> web.Response:
-        body, content_type = self._render(request.headers.get("Accept", ""))
+    def _metrics(self, request: Request) -> web.Response:
+        body, content_type = self._render(request.http.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    def _health_live(self, _: web.BaseRequest, __: Role) -> web.Response:
+    def _health_live(self, _: Request) -> web.Response:
         uptime = round(self._figures().uptime_seconds, 3)
         return json_response({"status": "live", "uptime_seconds": uptime})
 
-    def _health_ready(self, _: web.BaseRequest, role: Role) -> web.Response:
+    def _health_ready(self, request: Request) -> web.Response:
         checks = health(self._figures())
         ready = all(check.ok or not check.required for check in checks)
         body: dict[str, object] = {"status": "ready" if ready else "not-ready"}
-        if role >= Role.READ:  # how full the queue is helps an attacker
+        if request.role >= Role.READ:  # how full the queue is helps an attacker
             body["checks"] = {check.name: _reading(check) for check in checks}
         return json_response(body, status=200 if ready else 503)
 
-    def _calls_live(self, request: web.BaseRequest, _: Role) -> web.Response:
-        asked = request.query.get("limit", "100")
+    def _calls_live(self, request: Request) -> web.Response:
+        asked = request.http.query.get("limit", "100")
         if not re.fullmatch("[0-9]{1,9}", asked):
             return error_response(400, f"limit: expected a number up to {MAX_LIVE}")
         limit = min(int(asked), MAX_LIVE)
         return json_response({"live": self._figures().pipeline.live, "calls": self._live(limit)})
 
-    def _agents(self, _: web.BaseRequest, __: Role) -> web.Response:
+    def _agents(self, _: Request) -> web.Response:
         figures = self._figures()
         names = figures.agent_names
         return json_response(
@@ -120,10 +143,10 @@ class Pages:
             ]
         )
 
-    def _switches_now(self, _: web.BaseRequest, __: Role) -> web.Response:
+    def _switches_now(self, _: Request) -> web.Response:
         return json_response(self._switches())
 
-    def _ledger(self, _: web.BaseRequest, __: Role) -> web.Response:
+    def _ledger(self, _: Request) -> web.Response:
         figures = self._figures()
         storage = figures.storage
         body = {
@@ -136,7 +159,7 @@ class Pages:
         }
         return json_response(body)
 
-    def _reload_settings(self, _: web.BaseRequest, __: Role) -> web.Response:
+    def _reload_settings(self, _: Request) -> web.Response:
         assert self._reload is not None
         return json_response(self._reload())
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from sipsidecar.edges.postgres.connection import Connection
 
-TABLES = ("calls", "attempts", "media", "quality_intervals", "registrations", "messages")
+TABLES = (
+    "calls", "attempts", "media", "quality_intervals", "registrations", "messages", "admissions",
+)  # fmt: skip
 """The tables whose rows belong to a Call-ID."""
 JOINED_TABLES = ("legs", "conversations")
 """The tables whose rows belong to a conversation: its legs may lack a Call-ID."""

@@ -12,7 +12,9 @@ from sipsidecar.edges.postgres.partitions import DAY_US
 from sipsidecar.rows import clean_call_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
+
+    from sipsidecar.edges.postgres.connection import Connection
 
     Where = str | PostgresSettings
     """The database to ask: a DSN, or settings with a password beside it."""
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 _REBUILD_SECONDS = 20.0
 _REBUILD_MEMORY = "64MB"  # with less it sorts all payloads on disk where it could hash Call-IDs
 _FLAG_OF_A_CRASH = "interrupted"
+_OFFERED_SECONDS = 60.0
+_ONE_CALL = ("call_id", "from_tag", "received_at", "node_id")
+_OFFERED_KEY = ("started_at", *_ONE_CALL, "revision")
 
 
 class CallFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +50,11 @@ class CallFilter(msgspec.Struct, frozen=True, kw_only=True):
     answered: bool | None = None
     findings: tuple[str, ...] = ()
     """All of these."""
+    tenant: str | None = None
+    """Words of the configuration's cohorts, as is `trunk`."""
+    direction: str | None = None
+    region: str | None = None
+    final_origin: str | None = None
     limit: int = 50
     order: str = "started_at"
     """One of `ORDERS`, highest first, but for `mos`; no parameter."""
@@ -69,7 +79,11 @@ WHERE started_at >= $1::timestamptz AND received_at >= $1::timestamptz - interva
   AND ($13::text IS NULL OR strpos(call_id, $13) > 0)
   AND ($14::boolean IS NULL OR answered = $14)
   AND findings @> $15::text[]
-ORDER BY {order}, call_id, from_tag LIMIT $16
+  AND ($16::text IS NULL OR tenant = $16)
+  AND ($17::text IS NULL OR direction = $17)
+  AND ($18::text IS NULL OR region = $18)
+  AND ($19::text IS NULL OR final_origin = $19)
+ORDER BY {order}, call_id, from_tag LIMIT $20
 """
 ORDERS = ("started_at", "ended_at", "pdd_ms", "setup_ms", "talk_ms", "retransmissions", "mos")
 _LOWEST_FIRST = {"mos"}
@@ -105,6 +119,38 @@ SELECT * FROM conversations WHERE conversation = ANY(ARRAY(
     UNION SELECT conversation FROM legs WHERE call_id = $1
 ))
 ORDER BY started_at DESC, conversation, revision LIMIT $2
+"""
+_ADMISSIONS_SQL = """
+SELECT * FROM admissions WHERE call_id = ANY($1::text[])
+ORDER BY received_at, call_id, from_tag, rule LIMIT $2
+"""
+# Of one microsecond there may be more calls than a part has room for: hence the whole key.
+_OFFERED_SQL = """
+SELECT call_id, from_tag, received_at, revision, node_id, started_at, ended, ended_at, agent_ids,
+    from_user, from_host, to_user, to_host, ruri_user, ruri_host, src_ip, src_port, dst_ip,
+    dst_port, transport, final_code, final_origin, answered, inferred, seizure, pdd_ms, srd_ms,
+    setup_ms, talk_ms, fail_ms, tenant, trunk, direction, region, mos, flags,
+    (SELECT max(loss_percent) FROM media
+     WHERE media.call_id = calls.call_id AND media.from_tag = calls.from_tag
+       AND media.received_at = calls.received_at AND media.node_id = calls.node_id) AS loss_percent
+FROM calls
+WHERE started_at >= $1::timestamptz AND started_at < $2::timestamptz
+  AND received_at >= $1::timestamptz - interval '1 day'
+  AND received_at < $2::timestamptz + interval '1 day'
+  AND ($3::integer IS NULL OR node_id = $3)
+  AND (started_at, call_id, from_tag, received_at, node_id, revision)
+      > ($1::timestamptz, $4::text, $5::text, $6::timestamptz, $7::integer, $8::integer)
+ORDER BY started_at, call_id, from_tag, received_at, node_id, revision LIMIT $9
+"""
+# Rows of one call are together: they have its received_at.
+_OFFERED_ATTEMPTS_SQL = """
+SELECT call_id, from_tag, branch, received_at, revision, node_id, started_at, failover_order,
+    src_ip, src_port, peer_ip, peer_port, transport, ruri_user, ruri_host, final_code, answered,
+    inferred, pdd_ms, setup_ms, fail_ms, tenant, trunk, direction, region, flags
+FROM attempts
+WHERE call_id = ANY($1::text[])
+  AND received_at >= $2::timestamptz AND received_at <= $3::timestamptz
+ORDER BY call_id, from_tag, failover_order, branch
 """
 
 
@@ -202,6 +248,62 @@ async def find_legs(
 async def find_conversation(where: Where, text: str, limit: int = 20) -> list[dict[str, Any]]:
     """Find the conversations of a leg by its Call-ID or UUID, or by their own name; newest first."""
     return await _ask(where, _CONVERSATION_SQL, text, limit) if text else []
+
+
+async def find_admissions(
+    where: Where, call_ids: Sequence[str], limit: int = 1000
+) -> list[dict[str, Any]]:
+    """Find what was decided about calls, as it was decided; calls that were simply let in have none."""
+    named = [call_id for call_id in call_ids if call_id]
+    return await _ask(where, _ADMISSIONS_SQL, named, limit) if named else []
+
+
+async def find_offered(
+    where: Where, *, since_us: int, until_us: int, node_id: int | None = None, chunk: int = 2000
+) -> AsyncGenerator[list[dict[str, Any]]]:
+    """Find all calls that began in a time, of one node or of all, in the order they began.
+
+    They come in parts of at most `chunk`, each call a dictionary of columns of `calls`; besides these
+    `loss_percent` of the direction that lost more, and `made`, its attempts in the order of failover
+    as dictionaries of columns of `attempts`. Headers are not stored, so none are told. Times are
+    microseconds UTC; `until_us` is not in it. What changes meanwhile may be seen or not. Raises
+    StoreError.
+    """
+    chunk = max(chunk, 1)
+    settings = PostgresSettings(dsn=where) if isinstance(where, str) else where
+    settings = msgspec.structs.replace(
+        settings, connect_timeout_s=5.0, statement_timeout_s=_OFFERED_SECONDS
+    )
+    after: tuple[Any, ...] = (since_us, "", "", 0, -1, -1)
+    with explained(settings):
+        async with session(settings, "sipsidecar simulation") as connection:
+            while True:
+                async with transaction(connection, "BEGIN READ ONLY"):
+                    calls = await _offered(connection, after, until_us, node_id, chunk)
+                if calls:
+                    after = tuple(calls[-1][name] for name in _OFFERED_KEY)
+                    yield calls
+                if len(calls) < chunk:
+                    return
+
+
+async def _offered(
+    connection: Connection, after: tuple[Any, ...], until_us: int, node_id: int | None, limit: int
+) -> list[dict[str, Any]]:
+    """One part: the calls after that key, with their attempts."""
+    began, *key = after
+    found = await connection.fetch(_OFFERED_SQL, began, until_us, node_id, *key, limit)
+    calls: list[dict[str, Any]] = [{**row, "made": []} for row in found]
+    if not calls:
+        return []
+    own = {tuple(call[name] for name in _ONE_CALL): call["made"] for call in calls}
+    stamps = [call["received_at"] for call in calls]
+    names = list({call["call_id"] for call in calls})
+    for row in await connection.fetch(_OFFERED_ATTEMPTS_SQL, names, min(stamps), max(stamps)):
+        made = own.get(tuple(row[name] for name in _ONE_CALL))
+        if made is not None:
+            made.append(dict(row))
+    return calls
 
 
 # A Call-ID of registrations, pings or presence alone is no call: its table has no row to look for.

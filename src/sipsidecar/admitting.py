@@ -1,0 +1,356 @@
+"""The running admission: what feeds it, who asks it, whom it tells, and what it shows."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from sipsidecar.calls.events import CallRecord, Cohort, MediaRecord, Sighted
+from sipsidecar.config import Config, parse_address
+from sipsidecar.edges import host
+from sipsidecar.edges.kamailio.evapi import KamailioAsk
+from sipsidecar.edges.kamailio.push import KamailioPush
+from sipsidecar.edges.outbound import Outbound
+from sipsidecar.edges.probing import Prober
+from sipsidecar.pipeline import Output, Pipeline
+from sipsidecar.signals import telling
+from sipsidecar.signals.admission import Admission, Policy
+from sipsidecar.signals.cohort import Cohorts
+from sipsidecar.signals.decisions import (
+    AdmissionRecord,
+    Ask,
+    Decision,
+    Denial,
+    RateLimit,
+    StateRecord,
+)
+from sipsidecar.signals.health import Signals, readings
+from sipsidecar.signals.kpi import Windows
+from sipsidecar.signals.leases import Alive, Leases
+from sipsidecar.signals.pushing import AskState, PushState
+from sipsidecar.signals.rules import GLOBAL, SCOPES, Rule
+from sipsidecar.signals.snapshot import (
+    DECISION_BOUNDS,
+    AdmissionFigures,
+    Figures,
+    Histogram,
+)
+from sipsidecar.switchboard import Switchboard
+
+EVERY = 1.0
+"""Seconds between two readings of every rule."""
+STEP = 60.0
+"""Seconds of figures that are kept where no rule looks back."""
+
+log = logging.getLogger("sipsidecar.admission")
+
+
+class Told(Protocol):
+    """A switch that decides by itself with what it was told."""
+
+    def show(
+        self,
+        denials: Sequence[Denial],
+        limits: Sequence[RateLimit],
+        caps: Mapping[tuple[str, str], int],
+    ) -> None:
+        """Tell it what must hold now."""
+
+    async def run(self) -> None:
+        """Renew what it holds, until cancelled."""
+
+    def status(self) -> PushState:
+        """How it is with it."""
+
+
+def is_wanted(config: Config) -> bool:
+    """Whether anything of admission is configured."""
+    said = config.admission
+    return bool(
+        said.rules or said.kamailio or said.evapi or said.freeswitch or said.outbound_listen
+    )
+
+
+def policy_of(config: Config) -> Policy:
+    """The policy that is configured."""
+    said = config.admission
+    return Policy(
+        rules=said.rules,
+        emergency=said.emergency,
+        priority_callers=said.priority_callers,
+        priority_networks=said.priority_networks,
+        reserve_percent=said.reserve_percent,
+        waited=said.waited_ms / 1000,
+    )
+
+
+class Admitting:
+    """Admission in one sidecar; `figures` reads it, for rules about its own health."""
+
+    def __init__(
+        self,
+        config: Config,
+        cohorts: Cohorts,
+        pipeline: Pipeline,
+        switchboard: Switchboard,
+        figures: Callable[[], Figures],
+        disks: Sequence[str] = (),
+    ) -> None:
+        said = config.admission
+        self._loop = asyncio.get_running_loop()
+        self._config = config
+        self._cohorts = cohorts
+        self._pipeline = pipeline
+        self._figures = figures
+        self._machine = host.Machine(disks)
+        scopes = (GLOBAL, *SCOPES) if cohorts else (GLOBAL, "node")
+        self._windows = Windows(
+            scopes,
+            longest=max((rule.window_seconds for rule in said.rules), default=STEP),
+            nodes={number: name for name, number in config.hep.agents.items()},
+        )
+        leases = Leases(
+            self._alive,
+            pending=said.pending_seconds,
+            quiet=said.quiet_seconds,
+            longest=config.calls.max_seconds,
+        )
+        self.admission = Admission(policy_of(config), cohorts, self._windows, leases)
+        self._signals = Signals(_signals(said.rules))
+        self._prober = Prober(said.checks)
+        self._told: list[Told] = [
+            KamailioPush(
+                name,
+                address,
+                routes=said.routes,
+                addresses=cohorts.addresses,
+                lease_seconds=said.lease_seconds,
+            )
+            for name, address in said.kamailio.items()
+        ]
+        self._told += switchboard.pushes
+        self._asked = [
+            KamailioAsk(name, *parse_address(address), self.ask)
+            for name, address in said.evapi.items()
+        ]
+        self._outbound: Outbound | None = None
+        if said.outbound_listen:
+            self._outbound = Outbound(self.ask, name_of=switchboard.name_of)
+        self._seconds = Histogram(DECISION_BOUNDS)
+        pipeline.watch(setups=any(rule.kind == "quality" for rule in said.rules))
+
+    async def open(self) -> None:
+        """Begin to listen for those who ask by connecting."""
+        if self._outbound is not None:
+            await self._outbound.open(*parse_address(self._config.admission.outbound_listen))
+
+    async def close(self) -> None:
+        """End listening."""
+        if self._outbound is not None:
+            await self._outbound.close()
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Begin to look, to tell and to be asked."""
+        return [
+            asyncio.create_task(self._look(), name="admission"),
+            asyncio.create_task(self._prober.run(), name="checks"),
+            *(asyncio.create_task(one.run(), name="tell a switch") for one in self._told),
+            *(asyncio.create_task(one.run(), name="be asked") for one in self._asked),
+        ]
+
+    def reload(self, config: Config) -> None:
+        """Put other rules in force."""
+        self._config = config
+        self.admission.use(policy_of(config))
+        known = Signals(_signals(config.admission.rules))
+        known.take_over(self._signals)
+        self._signals = known
+        self._pipeline.watch(setups=any(rule.kind == "quality" for rule in config.admission.rules))
+
+    # -- what happens
+
+    def after_turn(
+        self, outputs: Sequence[Output], now: float
+    ) -> list[AdmissionRecord | StateRecord]:
+        """Take in what the pipeline learned; returns rows to store."""
+        at = time.time_ns() // 1000
+        moves = self._pipeline.moves()
+        if moves:
+            self.admission.receive_moves(moves, now, at)
+        for setup in self._pipeline.setups():
+            self._windows.receive_setup(setup, now)
+        ended: dict[tuple[str, str], CallRecord] = {}
+        for record in outputs:
+            if isinstance(record, CallRecord) and not record.revision:
+                ended[record.call_id, record.from_tag] = record
+                self._windows.receive_call(record, now)
+                if record.final_origin == "admission":
+                    self.admission.receive_refused(record, at)
+        for record in outputs:
+            if isinstance(record, MediaRecord) and not record.revision:
+                call = ended.get((record.call_id, record.from_tag))
+                self._windows.receive_media(record, call, now)
+        if self.admission.standing.changed:
+            self._tell(now)
+        return self.admission.records()
+
+    async def _look(self) -> None:
+        """Every rule's reading, once a second."""
+        due = self._loop.time()
+        while True:
+            now, at = self._loop.time(), time.time_ns() // 1000
+            self.admission.receive_readings(
+                readings(
+                    self._figures(),
+                    self._machine.read(now),
+                    self._prober.probed(now),
+                    self._signals.values(now),
+                ),
+                now,
+                at,
+            )
+            self.admission.handle_timer(now, at)
+            self._tell(now)
+            due = max(due + EVERY, now)
+            await asyncio.sleep(max(due - self._loop.time(), 0))
+
+    def _tell(self, now: float) -> None:
+        standing = self.admission.standing
+        standing.changed = False
+        denials, limits = telling.denials(standing, self._cohorts, now)
+        caps = telling.caps(standing)
+        for one in self._told:
+            one.show(denials, limits, caps)
+
+    def _alive(self, call_id: str) -> Alive | None:
+        return self._pipeline.alive(call_id)
+
+    # -- who asks, and who operates
+
+    def ask(self, ask: Ask) -> Decision:
+        """Answer one question."""
+        began = time.perf_counter()
+        decision = self.admission.ask(ask, self._loop.time(), time.time_ns() // 1000)
+        if self.admission.standing.changed:
+            self._tell(self._loop.time())
+        self._seconds.observe(time.perf_counter() - began)
+        return decision
+
+    def release(self, call_id: str) -> int:
+        """Give back what a call held, for askers whose calls nobody mirrors."""
+        return self.admission.release(call_id, self._loop.time(), time.time_ns() // 1000)
+
+    def explain(self, sighted: Sighted) -> dict[str, Any]:
+        """What would be decided about a call that looks so, and which matchers said whose it is."""
+        cohort = self._cohorts.of(sighted)
+        return self.admission.explain(cohort, self._loop.time()) | {
+            "matched": self._cohorts.why(sighted)
+        }
+
+    def explain_cohort(self, values: Mapping[str, str]) -> dict[str, Any]:
+        """What would be decided about a call of these values; LookupError: there is none such."""
+        for scope, value in values.items():
+            self.admission.standing.check_value(scope, value)
+        return self.admission.explain(Cohort(**values), self._loop.time())
+
+    def drain(self, scope: str, value: str) -> None:
+        """Refuse every new call of one value, or of all (`global`)."""
+        self.admission.standing.drain(scope, value, self._loop.time(), time.time_ns() // 1000)
+        self._tell(self._loop.time())
+        log.warning("an operator drained %s", f"{scope} {value}".strip())
+
+    def resume(self, scope: str, value: str) -> int:
+        """End a drain, and open what rules closed."""
+        changed = self.admission.standing.resume(
+            scope, value, self._loop.time(), time.time_ns() // 1000
+        )
+        self._tell(self._loop.time())
+        log.warning("an operator resumed %s", f"{scope} {value}".strip())
+        return changed
+
+    def set_limit(self, rule: str, limit: float) -> dict[str, Any]:
+        """Give a rule another limit until the next start or reload."""
+        found = self.admission.standing.set_limit(
+            rule, limit, self._loop.time(), time.time_ns() // 1000
+        )
+        self._tell(self._loop.time())
+        log.warning("an operator set the limit of rule %s to %g", found.name, found.threshold)
+        return {"rule": found.name, "measure": found.measure, "limit": found.threshold}
+
+    def signal(self, name: str, value: float, ttl_seconds: float) -> bool:
+        """Take what somebody says of the part behind the calls; False: no rule knows the name."""
+        return self._signals.set(name, value, ttl_seconds, self._loop.time())
+
+    def status(self) -> dict[str, Any]:
+        """All of it, for people."""
+        now = self._loop.time()
+        leases = self.admission.leases
+        return {
+            "rules": self.admission.standing.status(now),
+            "drains": [
+                {"scope": scope, "scope_value": value, "seconds": max(0.0, now - since)}
+                for (scope, value), since in self.admission.standing.drains.items()
+            ],
+            "leases": {
+                "held": len(leases),
+                "pending": leases.pending,
+                "ended": dict(leases.ended),
+                "active": [
+                    {"scope": scope, "scope_value": value, "calls": count}
+                    for (scope, value), count in sorted(leases.active.items())
+                    if count
+                ],
+            },
+            "pushes": [msgspec.to_builtins(one.status()) for one in self._told],
+            "asks": [msgspec.to_builtins(one) for one in self._ask_states()],
+            "checks": [msgspec.to_builtins(one) for one in self._prober.probed(now)],
+            "signals": self._signals.values(now),
+            "fail": {trunk: policy for trunk, (_, policy) in self._trunks().items()},
+        }
+
+    def figures(self) -> AdmissionFigures:
+        """What metrics and health show."""
+        admission, leases = self.admission, self.admission.leases
+        now = self._loop.time()
+        return AdmissionFigures(
+            decisions=dict(admission.decisions),
+            seconds=self._seconds,
+            exempted=dict(admission.exempted),
+            repeated=admission.repeated,
+            leases=len(leases),
+            leases_pending=leases.pending,
+            leases_ended=dict(leases.ended),
+            leases_refused=leases.refused,
+            active={key: count for key, count in leases.active.items() if count},
+            states=admission.standing.states(),
+            drained=tuple(admission.standing.drains),
+            rows_lost=admission.rows_lost,
+            trunks=self._trunks(),
+            pushes=tuple(one.status() for one in self._told),
+            asks=self._ask_states(),
+            checks={one.name: one.ok for one in self._prober.probed(now)},
+        )
+
+    def _ask_states(self) -> tuple[AskState, ...]:
+        asked = [one.status() for one in self._asked]
+        if self._outbound is not None:
+            asked.append(self._outbound.status())
+        return tuple(asked)
+
+    def _trunks(self) -> dict[str, tuple[str, str]]:
+        """State of each configured trunk, and what happens to its calls while no sidecar speaks."""
+        closed = set(self._config.admission.fail_closed)
+        return {
+            trunk: (
+                self.admission.standing.state_of("trunk", trunk),
+                "fail-closed" if trunk in closed else "fail-open",
+            )
+            for trunk in self._cohorts.values("trunk")
+        }
+
+
+def _signals(rules: Sequence[Rule]) -> list[str]:
+    return [rule.which for rule in rules if rule.measure == "signal"]

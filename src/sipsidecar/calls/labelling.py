@@ -1,0 +1,131 @@
+"""Whose a call is: what its INVITEs show at each hop, asked of the configured matchers.
+
+The ingress hop says it, and each attempt's own hop says it of the attempt. What a matcher without
+any condition says is said of everything, so it is no more than a default: another hop that says
+more counts before it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from sipsidecar.calls.call import Call, Endpoint, Invite, Times
+from sipsidecar.calls.events import OTHER, Cohort, LegRecord, Sighted
+from sipsidecar.wire import hep
+
+
+class Classifier(Protocol):
+    """Who knows cohorts."""
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """Names, in small letters, of the headers that it asks for."""
+
+    def of(self, sighted: Sighted) -> Cohort:
+        """The cohort of what was seen."""
+
+
+class Labels:
+    """A classifier, asked about hops and calls."""
+
+    def __init__(self, cohorts: Classifier) -> None:
+        self.of = cohorts.of
+        self._default = cohorts.of(Sighted())
+
+    def of_hop(
+        self,
+        invite: Invite | None,
+        ends: tuple[Endpoint, Endpoint] | None,
+        seen: Times,
+        agent_ids: Mapping[int, int | None],
+    ) -> Cohort:
+        """The cohort of one hop by its two `ends` and, unless it was lost, what its INVITE names.
+
+        `seen`: the hop's first sightings; the agent that saw it first names the node. `agent_ids`:
+        clock to capture id.
+        """
+        clocks = seen[::2]
+        if len(clocks) > 1:
+            clocks = tuple(clock for _, clock in sorted(zip(seen[1::2], clocks, strict=True)))
+        ids = tuple([one for clock in clocks if (one := agent_ids.get(clock)) is not None])
+        source, destination = ends or ((b"", None), (b"", None))
+        if invite is None:
+            return self.of(
+                Sighted(
+                    src_ip=hep.address_text(source[0]),
+                    src_port=source[1],
+                    dst_ip=hep.address_text(destination[0]),
+                    dst_port=destination[1],
+                    agent_ids=ids,
+                )
+            )
+        return self.of(
+            Sighted(
+                src_ip=hep.address_text(source[0]),
+                src_port=source[1],
+                dst_ip=hep.address_text(destination[0]),
+                dst_port=destination[1],
+                from_user=invite.from_user,
+                from_host=invite.from_host,
+                to_user=invite.to_user,
+                to_host=invite.to_host,
+                ruri_user=invite.ruri_user,
+                ruri_host=invite.ruri_host,
+                agent_ids=ids,
+                headers=invite.headers,
+            )
+        )
+
+    def of_attempt(self, hop: Cohort, call: Cohort) -> Cohort:
+        """An attempt's: its hop's own trunk, and its call's of all else that the hop does not say."""
+        default = self._default
+        return Cohort(
+            call.tenant if hop.tenant in (OTHER, default.tenant) else hop.tenant,
+            hop.trunk,
+            call.direction if hop.direction in (OTHER, default.direction) else hop.direction,
+            call.region if hop.region in (OTHER, default.region) else hop.region,
+            call.node,
+        )
+
+    def with_trunk(self, ingress: Cohort, trunks: Iterable[str]) -> Cohort:
+        """A call's: where its ingress is no trunk's, the first of `trunks` that is one."""
+        none = (OTHER, self._default.trunk)
+        if ingress.trunk not in none:
+            return ingress
+        trunk = next((trunk for trunk in trunks if trunk not in none), None)
+        return ingress if trunk is None else ingress._replace(trunk=trunk)
+
+    def of_call(self, call: Call, agent_ids: Mapping[int, int | None]) -> Cohort:
+        """A live call's, by the INVITEs seen so far; as its record's, but without deriving that."""
+        legs = [(leg.first.key, leg) for leg in call.legs.values() if leg.first is not None]
+        legs.sort(key=lambda one: (one[0], one[1].branch))
+        if not legs:
+            return Cohort()
+        known = call.legs
+        ingress = next(
+            (leg for _, leg in legs if leg.parent is None or (leg.parent, leg.cseq) not in known),
+            legs[0][1],  # Vias that name each other
+        )
+        found = self.of_hop(ingress.first, ingress.ends(), ingress.invite, agent_ids)
+        if found.trunk not in (OTHER, self._default.trunk):
+            return found
+        others = (leg for _, leg in reversed(legs) if leg is not ingress)
+        return self.with_trunk(
+            found,
+            (self.of_hop(leg.first, leg.ends(), leg.invite, agent_ids).trunk for leg in others),
+        )
+
+    def of_leg(self, leg: LegRecord) -> Cohort:
+        """That of a leg of FreeSWITCH, as its events tell it."""
+        inbound = leg.direction == "inbound"
+        return self.of(
+            Sighted(
+                src_ip=leg.network_ip if inbound else None,
+                src_port=leg.network_port if inbound else None,
+                dst_ip=None if inbound else leg.network_ip,
+                dst_port=None if inbound else leg.network_port,
+                from_user=leg.caller,
+                to_user=leg.destination,
+                gateway=leg.gateway,
+                switch=leg.switch,
+            )
+        )

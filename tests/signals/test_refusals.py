@@ -1,0 +1,79 @@
+from sipsidecar.signals.decisions import OVERFLOW, REFUSE, Ask, Decision
+from sipsidecar.signals.refusals import MAX_REMEMBERED, REMEMBERED, Refusals
+
+BUSY = Decision(verdict=REFUSE, code=486, rule="full")
+IVR = Decision(verdict=OVERFLOW, route="ivr", rule="full")
+
+
+def ask(call_id: str = "a", tag: str = "1", cseq: int | None = 1) -> Ask:
+    return Ask(call_id=call_id, from_tag=tag, cseq=cseq)
+
+
+def test_the_same_question_gets_the_same_answer() -> None:
+    known = Refusals()
+    known.remember(ask(), BUSY, 0.0)
+    assert known.answer(ask(), 1.0) is BUSY
+    assert known.answer(ask(cseq=None), 1.0) is BUSY
+    assert "a" in known
+
+
+def test_another_call_is_another_question() -> None:
+    known = Refusals()
+    known.remember(ask(), BUSY, 0.0)
+    assert known.answer(ask("b"), 0.0) is None
+    assert known.answer(ask(tag="2"), 0.0) is None
+
+
+def test_a_caller_who_dials_again_under_the_same_call_id_asks_anew() -> None:
+    known = Refusals()
+    known.remember(ask(cseq=1), BUSY, 0.0)
+    assert known.answer(ask(cseq=2), 0.0) is None
+    assert known.answer(ask(cseq=1), 0.0) is BUSY
+
+
+def test_a_refusal_is_forgotten_in_time() -> None:
+    known = Refusals()
+    known.remember(ask(), BUSY, 0.0)
+    assert known.answer(ask(), REMEMBERED - 0.1) is BUSY
+    assert known.answer(ask(), REMEMBERED) is None
+    assert "a" not in known
+    assert len(known) == 0
+
+
+def test_a_call_that_is_admitted_later_is_no_refused_one() -> None:
+    known = Refusals()
+    known.remember(ask(cseq=1), BUSY, 0.0)
+    known.remember(ask(tag="2"), BUSY, 0.0)
+    known.admitted(ask(cseq=2))
+    assert known.answer(ask(cseq=1), 0.0) is None
+    assert "a" in known  # the other caller's
+    known.admitted(ask(tag="2"))
+    assert "a" not in known
+    known.admitted(ask(tag="2"))
+    assert "a" not in known
+
+
+def test_a_call_at_a_fallback_is_elsewhere_until_it_is_over() -> None:
+    known = Refusals()
+    known.remember(ask(), IVR, 0.0)
+    assert known.is_elsewhere("a")
+    known.answer(ask("b"), 10 * REMEMBERED)
+    assert known.is_elsewhere("a"), "calls last longer than the memory of an answer"
+    known.over("a")
+    assert not known.is_elsewhere("a")
+
+
+def test_a_refused_call_is_nowhere() -> None:
+    known = Refusals()
+    known.remember(ask(), BUSY, 0.0)
+    assert not known.is_elsewhere("a")
+
+
+def test_a_flood_of_refusals_is_bounded() -> None:
+    known = Refusals()
+    for i in range(MAX_REMEMBERED + 10):
+        known.remember(ask(str(i)), IVR, 0.0)
+    assert len(known) == MAX_REMEMBERED
+    assert "0" not in known
+    assert not known.is_elsewhere("0")
+    assert str(MAX_REMEMBERED + 9) in known
