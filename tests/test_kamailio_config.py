@@ -12,6 +12,7 @@ from typing import Self
 import pytest
 
 from live.beside import Beside
+from live.evapi import need_evapi
 from live.phone import Phone
 from live.programs import (
     ROOT,
@@ -243,6 +244,8 @@ def checked(config: Path, folder: Path, defines: Mapping[str, str | int], **stri
 def test_kamailio_takes_the_minimal_proxy_with_admission(
     tmp_path: Path, modes: list[str], trunks: bool
 ) -> None:
+    if "ASKED" in modes:
+        need_evapi()
     defines = {f"ADMISSION_{mode}": 1 for mode in modes}
     checked(MINIMAL, tmp_path, defines, **({"TRUNK_LIST": str(TRUNKS)} if trunks else {}))
 
@@ -272,6 +275,7 @@ def test_kamailio_takes_the_minimal_proxy_with_admission(
 def test_kamailio_takes_the_admission_includes(
     tmp_path: Path, includes: list[Path], defines: str, overflow: str
 ) -> None:
+    need_evapi()
     own = tmp_path / "own.cfg"
     named = "\n".join(f'include_file "{include}"' for include in includes)
     calls = "".join(
@@ -298,6 +302,7 @@ route[SIPSIDECAR_ADMITTED] {{ t_relay(); exit; }}
 def test_a_call_that_was_asked_about_goes_to_the_next_trunk_when_the_first_refuses_it(
     tmp_path: Path,
 ) -> None:
+    need_evapi()
     ip = f"{network()}.2"
     evapi = f"127.0.0.1:{free_port()}"
     host, _, port = evapi.partition(":")

@@ -2,11 +2,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import Line, World, packet
+from flows import FLOWS, PARENTS, SCENARIOS
+from lives import Life, Tables
+from sim import ADDRESSES, Line, World, packet
 from sipsidecar.calls import table
 from sipsidecar.calls.dialog import Timing
-from sipsidecar.calls.events import CallRecord
+from sipsidecar.calls.events import CallRecord, Cohort, Move, Setup
 from sipsidecar.calls.table import Retraction
+from sipsidecar.signals.cohort import Cohorts, Matcher
+from sipsidecar.signals.leases import Alive
+from sipsidecar.wire import rtcp
 
 INVITE = "0.0 A>B INVITE 1/INVITE b1 a -"
 RINGING = "0.5 B>A 180 1/INVITE b1 a x"
@@ -359,3 +364,453 @@ def test_a_call_met_in_its_middle_says_that_the_sidecar_was_warming() -> None:
     assert "warming" in flags["warming"]
     assert "partial_no_invite" in flags["warming"]
     assert "warming" not in flags["whole"] + flags["partial"]
+
+
+# ------------------------------------------------------------------------- moves, setups, signs of life
+
+A, B, C = (ADDRESSES[name] for name in "ABC")
+COHORTS = Cohorts(
+    [
+        Matcher(tenant="acme", sources=(A,)),
+        Matcher(trunk="b", addresses=(B,)),
+        Matcher(trunk="c", addresses=(C,)),
+    ],
+    {2001: "edge"},
+)
+ACME = Cohort("acme", node="edge")
+
+
+class Watched(World):
+    """A world that hears of every move and setup as it happens."""
+
+    def __init__(self, timing: Timing | None = None, *, setups: bool = True, **how: object) -> None:
+        super().__init__(timing or Timing(settle=2.0), **({"cohorts": COHORTS} | how))
+        self.pipeline.watch(setups=setups)
+        self.moves: list[Move] = []
+        self.setups: list[Setup] = []
+
+    def _drain(self) -> None:
+        super()._drain()
+        self.moves += self.pipeline.moves()
+        self.setups += self.pipeline.setups()
+
+    def told(self) -> dict[str, int]:
+        """The live counts that the moves tell."""
+        states = {move.call_id: move.state for move in self.moves}
+        return {state: sum(s == state for s in states.values()) for state in table.STATES}
+
+    def live(self) -> dict[str, int]:
+        return self.pipeline.snapshot(self.now).live
+
+    def hear(self, text: str, at: float | None = None, call_id: str = "one@example.com") -> None:
+        line = Line.of(text)
+        data = packet(line, call_id, parent=PARENTS.get(line.branch))
+        self.send(data, line.at if at is None else at)
+
+    def states(self) -> list[str | None]:
+        return [move.state for move in self.moves]
+
+
+def test_each_change_of_a_calls_live_state_is_told_with_its_cohort() -> None:
+    world = Watched()
+    for text in (INVITE, RINGING, OK, ACK, BYE):
+        world.hear(text)
+    world.run_out()
+    found = ACME._replace(trunk="b")
+    assert world.moves == [
+        Move("one@example.com", state, found) for state in ("trying", "ringing", "answered", None)
+    ]
+
+
+def test_nobody_is_told_who_does_not_ask() -> None:
+    world = _world()
+    for text in (INVITE, OK, BYE):
+        _send(world, text)
+    world.run_out()
+    assert (world.pipeline.moves(), world.pipeline.setups()) == ([], [])
+
+
+def test_an_egress_invite_that_came_first_is_put_right_when_the_ingress_is_seen() -> None:
+    world = Watched()
+    world.hear("0.01 P>B INVITE 1/INVITE p1 a -", 0.0)
+    assert world.moves[-1].cohort == Cohort(trunk="b", node="edge")
+    world.hear("0.0 A>P INVITE 1/INVITE b1 a -", 0.02)
+    assert world.moves[-1] == Move("one@example.com", "trying", ACME._replace(trunk="b"))
+
+
+def test_the_newest_egress_invite_says_the_trunk_and_only_if_it_is_one() -> None:
+    world = Watched()
+    for text in (
+        "0.0 A>P INVITE 1/INVITE b1 a -",
+        "0.1 P>B INVITE 1/INVITE p1 a -",
+        "0.5 B>P 503 1/INVITE p1 a x",
+        "0.6 P>C INVITE 1/INVITE q1 a -",
+        "0.7 P>D INVITE 1/INVITE q2 a -",
+    ):
+        world.hear(text)
+    assert [(move.state, move.cohort.trunk) for move in world.moves] == [
+        ("trying", "other"),
+        ("trying", "b"),
+        ("trying", "c"),
+    ]
+
+
+def test_the_ingress_whose_invite_was_lost_is_known_by_its_replies() -> None:
+    world = Watched()
+    world.hear("0.1 P>B INVITE 1/INVITE p1 a -")
+    world.hear("0.2 P>A 100 1/INVITE b1 a -")
+    assert world.moves[-1].cohort == ACME._replace(trunk="b")
+
+
+def test_without_cohorts_moves_still_tell_and_with_names_alone_they_tell_the_node() -> None:
+    for cohorts, node in ((None, "other"), (Cohorts((), {2001: "edge"}), "edge")):
+        world = Watched(cohorts=cohorts)
+        world.hear(INVITE)
+        assert world.moves == [Move("one@example.com", "trying", Cohort(node=node))]
+        world.run_out()
+        assert world.call().tenant is None
+
+
+ALL = [(s["name"], s["messages"]) for s in SCENARIOS] + [(name, lines) for name, lines, _ in FLOWS]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(ALL), st.data())
+def test_moves_tell_the_live_counts_at_any_time_under_loss_copies_and_any_order(
+    flow: tuple[str, list[str]], data: st.DataObject
+) -> None:
+    lines = flow[1]
+    heard = data.draw(st.lists(st.sampled_from(range(len(lines))), max_size=2 * len(lines)))
+    gaps = data.draw(st.sampled_from([0.001, 0.5, 3.0, 20.0]))
+    world = Watched()
+    for step, index in enumerate(heard):
+        world.hear(lines[index], step * gaps)
+        assert world.told() == world.live()
+    while (due := world.pipeline.next_timer()) is not None:
+        world.run_until(due)
+        assert world.told() == world.live()
+    assert sum(world.live().values()) == 0
+    assert len({(one.call.call_id, one.call.from_tag) for one in world.setups}) == len(world.setups)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(ALL), st.data())
+def test_what_was_told_last_does_not_depend_on_the_order_of_arrival(
+    flow: tuple[str, list[str]], data: st.DataObject
+) -> None:
+    lines = flow[1]
+    order = data.draw(st.permutations(range(len(lines))))
+    last = []
+    for indices in (range(len(lines)), order):
+        world = Watched()
+        for step, index in enumerate(indices):
+            world.hear(lines[index], step * 0.0001)
+        move = world.moves[-1] if world.moves else None
+        # what was never seen live is told as nobody's
+        last.append(move if move and move.state else move and move.state)
+    assert last[0] == last[1]
+
+
+@pytest.mark.parametrize("drained", [False, True])
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_a_restored_call_is_told_and_ends_as_if_nothing_had_been(cut: int, drained: bool) -> None:
+    tables = Tables()
+    lines = [INVITE, RINGING, OK, ACK, BYE]
+    first = Life(tables)
+    for text in lines[:cut]:
+        first.hear(text)
+    if drained:
+        first.stop()
+    second = Life(tables, first.now)
+    second.pipeline.watch(setups=True)
+    second.rebuild()
+    moves = second.pipeline.moves()
+    states = ["trying", "ringing", "answered", "answered"]
+    assert [move.state for move in moves] == [states[cut - 1]]
+    for text in lines[cut:]:
+        second.hear(text)
+    second.run_out()
+    assert second.pipeline.moves()[-1].state is None
+    assert len(second.pipeline.setups()) == (1 if cut < 3 else 0)
+
+
+def test_a_call_that_was_recorded_before_a_restart_tells_nothing() -> None:
+    tables = Tables()
+    first = Life(tables)
+    for text in (INVITE, BUSY):
+        first.hear(text)
+    first.run_until(5.0)
+    second = Life(tables, 6.0)
+    second.pipeline.watch(setups=True)
+    second.rebuild()
+    second.run_out()
+    assert (second.pipeline.moves(), second.pipeline.setups()) == ([], [])
+
+
+def test_a_200_to_a_bye_that_was_lost_ends_the_live_state_in_any_order() -> None:
+    answer = "6.1 B>A 200 2/BYE b3 a x"
+    for lines in ([INVITE, OK, answer], [answer, OK, INVITE], [OK, answer, INVITE]):
+        world = Watched()
+        for step, text in enumerate(lines):
+            world.hear(text, step * 0.001)
+        assert sum(world.live().values()) == 0
+        assert world.told() == world.live()
+        assert world.states()[-1] is None
+        alive = world.pipeline.alive("one@example.com")
+        assert alive is not None
+        assert alive.over
+        world.hear(BYE, 3.0)
+        world.run_until(5.01)
+        assert world.call().ended
+
+
+@pytest.mark.parametrize("code", [401, 407, 481, 408, 500])
+def test_a_bye_that_was_not_accepted_proves_nothing_by_its_answer(code: int) -> None:
+    world = Watched()
+    for text in (INVITE, OK, f"6.1 B>A {code} 2/BYE b3 a x"):
+        world.hear(text)
+    assert world.live()["answered"] == 1
+
+
+def test_a_caller_that_mends_its_invite_is_live_at_once_whatever_came_first() -> None:
+    again = "1.5 A>C INVITE 1/INVITE b2 a -"
+    for lines in ([INVITE, "1.0 B>A 503 1/INVITE b1 a x", again], [again, INVITE]):
+        world = Watched()
+        for step, text in enumerate(lines):
+            world.hear(text, step * 0.001)
+        assert world.live()["trying"] == 1
+        assert world.told() == world.live()
+
+
+def test_an_attempts_refusal_that_came_before_the_ingress_invite_is_not_the_calls() -> None:
+    world = Watched()
+    world.hear("0.2 B>P 503 1/INVITE p1 a x", 0.0)
+    world.hear("0.1 P>B INVITE 1/INVITE p1 a -", 0.01)
+    world.hear("0.0 A>P INVITE 1/INVITE b1 a -", 0.02)
+    assert world.states()[-1] == "trying"
+    assert world.told() == world.live()
+
+
+def test_a_hidden_attempts_refusal_is_told_from_the_calls_by_its_addresses() -> None:
+    world = Watched()
+    for text in (
+        "0.0 A>P INVITE 1/INVITE b1 a -",
+        "0.1 P>B INVITE 1/INVITE h1 a -",  # its Via does not name the one above
+        "0.2 B>P 503 1/INVITE h1 a x",
+    ):
+        world.hear(text)
+    assert world.states()[-1] == "trying"
+
+
+def test_the_refusal_of_a_reinvite_whose_call_was_answered_out_of_sight_ends_nothing() -> None:
+    for lines in (
+        [INVITE, "8.0 A>B INVITE 2/INVITE b5 a x", "8.1 B>A 488 2/INVITE b5 a x"],
+        ["8.1 B>A 488 2/INVITE b5 a x", INVITE, "8.0 A>B INVITE 2/INVITE b5 a x"],
+    ):
+        world = Watched()
+        for step, text in enumerate(lines):
+            world.hear(text, step * 0.001)
+        assert world.live()["trying"] == 1
+
+
+def test_a_call_with_very_many_invites_costs_no_comparison_of_all_with_all() -> None:
+    world = Watched()
+    for i in range(40):
+        world.hear(f"{i / 100} A>B INVITE {i}/INVITE x{i} a -")
+        world.hear(f"{i / 100} B>A 503 {i}/INVITE x{i} a k")
+    assert sum(world.live().values()) == 0
+    world.hear("1.0 A>B INVITE 77/INVITE x77 a -")
+    assert world.live()["trying"] == 1
+
+
+def test_a_call_that_goes_on_after_its_record_left_is_live_again_until_it_ends() -> None:
+    world = Watched()
+    world.hear(INVITE)
+    world.run_until(40.0)
+    assert (world.call().final_code, world.states()) == (408, ["trying", None])
+    world.hear(OK, 41.0)
+    assert (world.live()["answered"], world.states()[-1]) == (1, "answered")
+    assert [state for state, _ in world.pipeline.live_calls()] == ["answered"]
+    alive = world.pipeline.alive("one@example.com")
+    assert alive is not None
+    assert not alive.over
+    world.hear(BYE, 46.0)
+    assert (sum(world.live().values()), world.states()[-1]) == (0, None)
+    world.run_out()
+    assert world.told() == world.live()
+    assert len(world.setups) == 1
+
+
+def test_an_evicted_call_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_LINGERING", 1)
+    world = Watched()
+    world.hear(INVITE)
+    world.run_until(40.0)
+    world.hear(OK, 41.0)  # lives, and lingers still
+    _ended(world, "other@example.com", 42.0)
+    world.run_until(50.0)
+    assert world.told() == world.live() == {"trying": 0, "ringing": 0, "answered": 0}
+
+
+def test_what_is_known_of_a_calls_life() -> None:
+    world = Watched()
+    assert world.pipeline.alive("one@example.com") is None
+    world.hear(INVITE, 1.0)
+    assert world.pipeline.alive("one@example.com") == Alive(over=False, last_now=1.0, media=False)
+    world.hear(BUSY, 2.0)
+    assert world.pipeline.alive("one@example.com") == Alive(over=True, last_now=2.0, media=False)
+    world.run_until(5.0)
+    alive = world.pipeline.alive("one@example.com")
+    assert alive is not None
+    assert alive.over
+    world.run_out()
+    assert world.pipeline.alive("one@example.com") is None
+
+
+def _rtcp(world: Watched, at: float) -> None:
+    world.run_until(at)
+    report = rtcp.parse(b"\x80\xc9\x00\x01\x00\x00\x00\x07")[0]
+    end = (b"\xc0\0\2\1", 4001)
+    world.pipeline.calls.receive_media(
+        "one@example.com", report, end, end, 0, int(at * 1e6), world.now, int(at * 1e6)
+    )
+
+
+def test_silence_of_media_means_something_once_it_was_heard_for_a_while_and_not_on_hold() -> None:
+    world = Watched()
+    for text in (INVITE, OK, ACK):
+        world.hear(text)
+    _rtcp(world, 5.0)
+    _rtcp(world, 5.2)  # another tap's copy
+    assert world.pipeline.alive("one@example.com") == Alive(over=False, last_now=5.2, media=False)
+    _rtcp(world, 10.0)
+    assert world.pipeline.alive("one@example.com") == Alive(over=False, last_now=10.0, media=True)
+    world.hear("20.0 A>B INVITE 2/INVITE b9 a x")
+    assert world.pipeline.alive("one@example.com") == Alive(over=False, last_now=20.0, media=False)
+    _rtcp(world, 25.0)
+    _rtcp(world, 30.0)
+    assert world.pipeline.alive("one@example.com") == Alive(over=False, last_now=30.0, media=True)
+
+
+def test_the_setup_of_an_answered_call_is_told_a_settle_time_later_and_once() -> None:
+    world = Watched()
+    for text in (INVITE, RINGING, OK, ACK):
+        world.hear(text)
+    world.run_until(2.99)
+    assert world.setups == []
+    world.run_until(3.01)
+    (setup,) = world.setups
+    assert (setup.call.final_code, setup.call.pdd_ms, setup.call.ended) == (200, 500.0, False)
+    assert (setup.call.tenant, setup.call.trunk, setup.attempts) == ("acme", "b", ())
+    world.hear(BYE)
+    world.hear(OK, 7.0)
+    world.run_out()
+    assert len(world.setups) == 1
+
+
+def test_the_setup_of_a_refused_call_is_told_with_its_record_and_has_its_attempts() -> None:
+    world = Watched()
+    for text in (
+        "0.0 A>P INVITE 1/INVITE b1 a -",
+        "0.1 P>B INVITE 1/INVITE p1 a -",
+        "0.2 B>P 486 1/INVITE p1 a x",
+        "0.3 P>A 486 1/INVITE b1 a x",
+    ):
+        world.hear(text)
+    assert world.setups == []
+    world.run_until(2.5)
+    (setup,) = world.setups
+    assert (setup.call, setup.attempts) == (world.call(), tuple(world.attempts()))
+    assert setup.attempts[0].trunk == "b"
+
+
+def test_each_dialog_of_a_call_id_tells_its_own_setup_with_its_own_attempts() -> None:
+    world = Watched()
+    for text in (
+        "0.0 A>P INVITE 1/INVITE b1 a -",
+        "0.1 P>B INVITE 1/INVITE p1 a -",
+        "0.2 B>P 486 1/INVITE p1 a x",
+        "0.3 P>A 486 1/INVITE b1 a x",
+        "0.4 A>C INVITE 1/INVITE d1 z -",
+        "0.5 C>A 200 1/INVITE d1 z y",
+    ):
+        world.hear(text)
+    world.run_out()
+    found = {one.call.from_tag: (one.call.final_code, len(one.attempts)) for one in world.setups}
+    assert (found, len(world.setups)) == ({"a": (486, 1), "z": (200, 0)}, 2)
+
+
+def test_a_setup_that_was_not_seen_or_is_not_over_is_not_told() -> None:
+    world = Watched()
+    world.hear("2.0 B>A 200 1/INVITE b1 a x", 0.0)
+    world.hear("9.0 A>B BYE 2/BYE b3 a x", 0.1)
+    world.hear(INVITE, 1.0, call_id="two@example.com")
+    world.pipeline.drain(1.5)
+    world.run_out()
+    assert len(world.calls()) == 2
+    assert world.setups == []
+
+
+def test_the_setup_of_a_call_has_nothing_of_its_media() -> None:
+    world = Watched()
+    lines = [f"{INVITE} sdp=0", f"{OK} sdp=0", ACK]
+    for text in lines:
+        world.hear(text)
+    for at in (1.2, 1.4, 1.6):
+        _rtcp(world, at)
+    world.hear(BYE, 1.9)
+    world.run_out()
+    (setup,) = world.setups
+    call = setup.call
+    assert (call.mos, call.findings, call.evidence) == (None, (), None)
+    assert call.ended
+
+
+def test_setups_are_told_a_few_at_a_time() -> None:
+    world = Watched()
+    for i in range(20):
+        for text in (INVITE, OK):
+            world.hear(text, 1.0, call_id=f"{i}@example.com")
+    world.pipeline.handle_timer(3.0)
+    world._drain()
+    assert len(world.setups) == table.TURN
+    assert world.pipeline.next_timer() == 3.0
+    world.run_until(3.0)
+    assert len(world.setups) == 20
+
+
+def test_a_hang_up_that_others_heard_ends_a_call_whose_bye_was_lost_and_its_record_waits() -> None:
+    world = Watched()
+    for text in (INVITE, OK, ACK):
+        world.hear(text)
+    world.pipeline.calls.hang_up("one@example.com", world.now)
+    world._drain()
+    assert (world.states()[-1], sum(world.live().values())) == (None, 0)
+    for text in (OK, ACK, INVITE):
+        world.hear(text, 2.0)
+    assert world.states()[-1] is None
+    assert world.calls() == []
+    world.hear(BYE, 6.0)
+    world.run_until(8.01)
+    assert world.call().end_source == "bye"
+
+
+def test_a_hang_up_is_remembered_for_sip_that_comes_late_but_not_for_long_nor_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Watched()
+    hang_up = world.pipeline.calls.hang_up
+    hang_up("one@example.com", 0.0)
+    for text in (INVITE, OK):
+        world.hear(text)
+    assert sum(world.live().values()) == 0
+    assert world.states() == [None]
+    hang_up("two@example.com", 10.0)
+    world.hear(INVITE, 10.0 + table.HUNG_UP_SECONDS + 0.1, call_id="two@example.com")
+    assert world.live()["trying"] == 1
+    monkeypatch.setattr(table, "MAX_HUNG_UP", 2)
+    for i in range(5):
+        hang_up(f"{i}@example.com", 80.0 + i)
+    for i in range(5):
+        world.hear(INVITE, 90.0, call_id=f"{i}@example.com")
+    assert world.live()["trying"] == 1 + 3

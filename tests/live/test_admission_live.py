@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from live.beside import Beside
+from live.evapi import need_evapi
 from live.phone import Phone
 from live.programs import (
     Program,
@@ -104,6 +105,8 @@ class Scene:
 @contextlib.contextmanager
 def scene(folder: Path, *defines: str) -> Iterator[Scene]:
     """The proxy of kamailio-admission-test.cfg with these defines."""
+    if "ASKED" in defines:
+        need_evapi()
     net = network()
     proxy, rpc = f"{net}.1:{free_port()}", f"127.0.0.1:{free_port()}"
     evapi = f"127.0.0.1:{free_port()}"
@@ -561,6 +564,7 @@ def test_a_cancel_during_the_wait_ends_the_call_before_the_callee_hears_of_it(
             at.callee.sock.settimeout(5)
             judge.seconds = 0
             assert at.passes()
+            assert part.counters["late"] == 1
 
 
 def test_without_a_sidecar_calls_pass_at_once(tmp_path: Path) -> None:
@@ -608,6 +612,7 @@ def test_behind_a_stuck_sidecar_a_call_passes_after_its_wait_and_then_at_once(
             # It moves again: late answers change nothing, new ones count.
             time.sleep(max(0.0, began + 6 - time.monotonic()))
             until("refusal", lambda: None if at.passes() else True, 5, every=0.1)
+            assert part.counters["late"] >= 2
             assert "CRITICAL" not in at.kamailio.log.read_text(errors="replace")
 
 

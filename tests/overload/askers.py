@@ -125,16 +125,22 @@ class Http:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        # The name that the guard against forged requests looks at.
+        self._host = "{}:{}".format(*writer.get_extra_info("peername")[:2])
 
     async def post(self, path: str, body: dict[str, Any]) -> int:
         """One request; its status."""
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: probe\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
         self._writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         answer = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = answer.partition("content-length:")[2].partition("\r\n")[0]
         await self._reader.readexactly(int(length or 0))
         return int(answer.split()[1])
+
+    def close(self) -> None:
+        """End it."""
+        self._writer.close()
 
 
 async def _every(
@@ -183,7 +189,6 @@ async def probe(wanted: argparse.Namespace) -> dict[str, Any]:
     idle: asyncio.Queue[Http] = asyncio.Queue()
     for _ in range(wanted.connections):
         idle.put_nowait(Http(*await asyncio.open_connection(*place(wanted.http))))
-    operator = Http(*await asyncio.open_connection(*place(wanted.http)))
 
     async def ask_http(number: int, at: float) -> None:
         connection = await idle.get()
@@ -195,7 +200,9 @@ async def probe(wanted: argparse.Namespace) -> dict[str, Any]:
     async def drain_and_resume() -> None:
         for path in ("drain", "resume"):
             at = time.perf_counter()
+            operator = Http(*await asyncio.open_connection(*place(wanted.http)))
             await operator.post(f"/v1/admission/{path}", {"trunk": DRAINED.partition("::")[2]})
+            operator.close()
             with contextlib.suppress(TimeoutError):
                 seen, _ = await asyncio.wait_for(rpc.changes.get(), LOST_AFTER)
                 drains.append(seen - at)

@@ -33,6 +33,8 @@ PASS_WITHIN = {"asked": 0.5, "pushed": 4.5}
 """Seconds: an asking call waits 200 ms at most; what was pushed holds for three, looked at each second."""
 LONGEST_MS = {"asked": 400.0, "pushed": 100.0}
 """Most that a call may wait for a decision that does not come, with a proxy that is not alone."""
+UNDER_WAY = 0.5
+"""Seconds before a fault from which on a call may still meet it."""
 UNRELATED_MS = 100.0
 """Most that others may wait."""
 
@@ -124,6 +126,9 @@ def _mend(sidecar: Sidecar, relay: Relay, fault: str, state: str) -> float:
 def judge(fates: Sequence[Fate], struck: float, mended: float, state: str) -> dict[str, Any]:
     """What the calls met, in three parts: before the fault, during it, after it."""
 
+    # A call that is under way when the fault comes belongs to it.
+    struck_at, struck = struck, struck - UNDER_WAY
+
     def waits(kind: str, begin: float, end: float) -> list[float]:
         # Those that got no answer at all have waited for as long as anybody does.
         return [
@@ -135,13 +140,20 @@ def judge(fates: Sequence[Fate], struck: float, mended: float, state: str) -> di
     asking = [fate for fate in fates if fate.kind == "call"]
     plain = [fate for fate in fates if fate.kind == "plain"]
     refused = [fate.at for fate in asking if fate.outcome == "refused"]
-    during = [at for at in refused if struck <= at < mended]
+    during = [at for at in refused if struck_at <= at < mended]
+    waited = [
+        fate.at
+        for fate in asking
+        if struck <= fate.at < mended and (fate.seconds or 0) * 1000 > UNRELATED_MS
+    ]
     passed_late = [fate.at for fate in asking if fate.at >= mended and fate.outcome == "answered"]
     row: dict[str, Any] = {
         "calls": len(asking),
         "before_refused_share": _share([one for one in asking if one.at < struck], "refused"),
         # From then on every call passed.
-        "pass_after_s": round(max(during) - struck, 2) if during else 0.0,
+        "pass_after_s": round(max(max(during) - struck_at, 0.0), 2) if during else 0.0,
+        # Until then some waited for a decision that did not come.
+        "waited_until_s": round(max(max(waited) - struck_at, 0.0), 2) if waited else 0.0,
         "lost": sum(fate.outcome in ("silent", "late") for fate in fates),
         "unrelated_refused": sum(fate.outcome == "refused" for fate in plain),
     }
@@ -208,9 +220,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         (
             "| way | fault | before | calls pass after s | refused again after s |"
-            " worst asking call ms | worst unrelated call ms (before / during / after) |"
+            " worst asking call ms | some wait until s | worst unrelated call ms (before / during / after) |"
         ),
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         others = " / ".join(
@@ -220,7 +232,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         passing = row["pass_after_s"] if row["state"] == "closed" else "always"
         lines.append(
             f"| {row['way']} | {row['fault']} | {before} | {passing} |"
-            f" {row.get('in_force_after_s', '-')} | {row['asking_ms_fault']['max']} | {others} |"
+            f" {row.get('in_force_after_s', '-')} | {row['asking_ms_fault']['max']} |"
+            f" {row['waited_until_s']} | {others} |"
         )
     return "\n".join(lines)
 

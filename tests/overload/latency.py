@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from chaos.lab import Database, Lab
+from chaos.lab import Database, Lab, cpu_seconds
 from chaos.results import Result, command, progress
 from live.programs import free_port
 from overload.goodput import quantile
@@ -103,16 +103,24 @@ def one(
         while not over.wait(0.5):
             for told in admission_status(sidecar)["pushes"]:
                 if told["up"] and told["rtt_ms"] is not None:
-                    round_trips.append(told["rtt_ms"])
+                    round_trips.append(round(told["rtt_ms"], 3))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    before = sidecar.ledger()["received"], time.monotonic()
+    before = sidecar.ledger()["received"], time.monotonic(), cpu_seconds(sidecar.pid)
     said = asker.said(wanted.seconds + 60)
-    taken = (sidecar.ledger()["received"] - before[0]) / (time.monotonic() - before[1])
+    seconds = time.monotonic() - before[1]
+    received = sidecar.ledger()["received"] - before[0]
+    cpu = cpu_seconds(sidecar.pid) - before[2]
     over.set()
     thread.join(30)
-    row: dict[str, Any] = {"offered": rate, "taken": round(taken), "lost": said["lost"]}
+    row: dict[str, Any] = {
+        "offered": rate,
+        "taken": round(received / seconds),
+        "lost": said["lost"],
+    }
+    row["cpu_share"] = round(cpu / seconds, 2)
+    row["cpu_us_per_packet"] = round(cpu / received * 1e6, 1) if received else None
     for way, values in said["ms"].items():
         row[way] = {
             word: quantile(values, share)

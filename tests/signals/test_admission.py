@@ -325,6 +325,14 @@ def test_a_rule_that_only_the_network_knows_is_no_label(reason: str | None) -> N
     assert world.rows()[0].rule == "other"
 
 
+@pytest.mark.parametrize("name", ["drain", "waited", "alone", "fail-closed"])
+def test_refusals_that_no_rule_made_have_names_of_their_own(name: str) -> None:
+    world = World()
+    world.admission.receive_refused(refused_record(f'SIP;cause=486;text="cac {name}: x"'), world.at)
+    (row,) = world.rows()
+    assert (row.rule, row.measure, row.way) == (name, None, "pushed")
+
+
 def test_a_refusal_that_was_asked_about_is_stored_once() -> None:
     world = World(calls(1))
     world.ask("x")

@@ -93,6 +93,10 @@ def test_readings_at_one_instant_are_one() -> None:
     assert clock.gate.state == "closed"
 
 
+def test_readings_half_a_second_apart_are_two() -> None:
+    assert Clock().feed(BAD, 3, step=STEP) == "closed"
+
+
 def test_bad_readings_that_come_late_close_it_too() -> None:
     """A loop that lags looks seldom; that is when its gate must work."""
     clock = Clock()
@@ -173,6 +177,16 @@ def test_without_a_ramp_it_opens_at_once_and_says_when() -> None:
     assert clock.until("open", GOOD) == 30
     assert clock.gate.reopened_at == clock.now
     assert clock.gate.share(clock.now) == 1
+    assert clock.until("closed", BAD) == 3  # what was bad before it closed is forgotten
+    assert clock.until("open", GOOD) == 60
+
+
+def test_each_closing_has_its_own_in_service_period() -> None:
+    clock = Clock(resume_seconds=1.0, in_service_seconds=100.0)
+    clock.until("closed", BAD)
+    assert clock.until("ramping", GOOD) == 101
+    clock.until("closed", BAD)
+    assert clock.until("ramping", GOOD) == 101
 
 
 # ------------------------------------------------------------------------------------------ the ramp
@@ -191,7 +205,7 @@ def test_the_share_grows_from_a_tenth_to_all() -> None:
     assert shares == sorted(shares)
     assert shares[1] == pytest.approx(0.1 + 0.9 / 40)
     assert shares[20] == pytest.approx(0.55)
-    assert shares[-1] == 1
+    assert shares[-2] < shares[-1] == 1
     assert len(shares) == 41
 
 
@@ -235,6 +249,7 @@ def test_a_ramp_never_ends_with_a_bad_reading() -> None:
     clock.until("closed", BAD)
     clock.until("ramping", GOOD)
     clock.feed(GOOD, 19)
+    assert clock.gate.share(clock.now + 1.5) == 1
     assert clock.feed(BAD, 900) == "ramping"
     assert clock.feed(GOOD) == "open"
 
@@ -271,6 +286,19 @@ def test_a_bad_reading_now_and_then_does_not_let_the_doubling_be_forgotten() -> 
         assert clock.feed(BAD) == "open"
     clock.until("closed", BAD)
     assert clock.until("ramping", GOOD) == 60
+
+
+@pytest.mark.parametrize(("readings", "closed"), [(30, 60), (31, 30)])
+def test_the_time_without_a_bad_reading_begins_with_the_first_that_is_not(
+    readings: int, closed: float
+) -> None:
+    clock = Clock()
+    clock.until("closed", BAD)
+    clock.until("open", GOOD)
+    clock.feed(BAD)
+    clock.feed(GOOD, readings)
+    clock.until("closed", BAD)
+    assert clock.until("ramping", GOOD) == closed
 
 
 def test_an_operator_opens_it_at_once_and_it_starts_anew() -> None:

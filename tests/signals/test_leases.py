@@ -424,6 +424,28 @@ def test_a_second_end_takes_back_what_was_said_since_the_first() -> None:
     assert world.count == 0
 
 
+def test_a_call_that_was_asked_about_anew_is_no_ended_one() -> None:
+    world = World()
+    world.over("a")
+    world.ask("a")
+    world.run(6)
+    assert world.leases.ended == {"unseen": 1}
+    world.see("a")
+    assert world.count == 1
+
+
+def test_a_second_end_is_remembered_as_long_as_the_first_was_and_behind_the_others() -> None:
+    world = World()
+    world.over("a")
+    world.run(1)
+    world.over("b")
+    world.run(9)
+    world.over("a")
+    assert world.leases.next_timer() == 1001 + LATE
+    world.run(LATE - 9)
+    assert world.leases.next_timer() == 1010 + LATE
+
+
 def test_names_of_ended_calls_are_bounded_and_those_forgotten_are_counted() -> None:
     world = World(max_leases=10)
     for n in range(100):
@@ -650,7 +672,11 @@ def test_time_that_steps_back_stands_still() -> None:
     assert world.leases.next_timer() == world.now + 5
     world.leases.handle_timer(world.now - 100)
     assert world.count == 3
-    world.run(5.1)
+    world.leases.over("d", world.now - 500)
+    world.leases.refuse("e", world.now - 500)
+    world.run(1)
+    assert world.leases.remembered == 2
+    world.run(4.1)
     assert world.count == 1
 
 

@@ -472,6 +472,7 @@ class Call:
             # Interned: every message of a call brings its own copy of the same few words.
             branch, from_tag = intern(message.branch), intern(message.from_tag)
             leg = self.legs[branch, message.cseq] = Leg(branch, message.cseq, from_tag)
+            self.news = True
         return leg
 
     def _see_invite(

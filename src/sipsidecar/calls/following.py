@@ -92,6 +92,7 @@ class Following:
         known, told = self._calls.alive(call_id), self._told.get(call_id)
         if told is None:
             return known
+        told.sip = told.sip or self._calls.tells(call_id)
         over = told.state() is None
         last = max(leg.last_now for leg in told.legs.values())
         if known is None:

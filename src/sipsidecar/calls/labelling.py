@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from sipsidecar.calls.call import Call, Endpoint, Invite, Times
+from sipsidecar.calls.dialog import any_time
 from sipsidecar.calls.events import OTHER, Cohort, LegRecord, Sighted
 from sipsidecar.wire import hep
 
@@ -101,14 +102,20 @@ class Labels:
         if not legs:
             return Cohort()
         known = call.legs
-        ingress = next(
-            (leg for _, leg in legs if leg.parent is None or (leg.parent, leg.cseq) not in known),
-            legs[0][1],  # Vias that name each other
+        roots = (
+            leg for _, leg in legs if leg.parent is None or (leg.parent, leg.cseq) not in known
         )
-        found = self.of_hop(ingress.first, ingress.ends(), ingress.invite, agent_ids)
+        ingress = next(roots, None)
+        hop = ingress
+        if ingress is None or hop is None:
+            # its INVITE was lost, but not all that answered it
+            ingress = legs[0][1]
+            above = known.get((ingress.parent or "", ingress.cseq))
+            hop = above if above is not None and above.ends() else ingress
+        found = self.of_hop(ingress.first, hop.ends(), any_time(hop), agent_ids)
         if found.trunk not in (OTHER, self._default.trunk):
             return found
-        others = (leg for _, leg in reversed(legs) if leg is not ingress)
+        others = (leg for _, leg in reversed(legs) if leg is not hop)
         return self.with_trunk(
             found,
             (self.of_hop(leg.first, leg.ends(), leg.invite, agent_ids).trunk for leg in others),

@@ -15,8 +15,10 @@ from sipsidecar.signals.cohort import Cohorts
 from sipsidecar.signals.decisions import (
     ADMIT,
     DRAIN,
+    LOCAL_RULES,
     OTHER_RULE,
     REFUSE,
+    WAITED,
     AdmissionRecord,
     Ask,
     Decision,
@@ -32,8 +34,6 @@ from sipsidecar.signals.standing import Objection, Standing
 
 MAX_ROWS = 20_000
 """Rows that wait to be drained; more are counted."""
-WAITED = "waited"
-"""The rule that a question stands under that comes too late to be of use."""
 WAITED_CODE = 503
 
 _OURS = re.compile(r"\bcac ([A-Za-z0-9_.-]{1,64})")
@@ -175,7 +175,7 @@ class Admission:
         found = _OURS.search(record.reason or "")
         name = found[1] if found else OTHER_RULE
         rule = self.standing.rule(name)
-        if rule is None and name not in (DRAIN, WAITED):
+        if rule is None and name not in (DRAIN, WAITED, *LOCAL_RULES):
             name = OTHER_RULE  # what the network says labels rows and metrics only if it is ours
         self.decisions[name, REFUSE, "pushed"] += 1
         labels = {scope: getattr(record, scope) for scope in SCOPES if scope != "node"}

@@ -26,6 +26,10 @@ EXEMPTIONS: Final = ("in-dialog", "cancel", "emergency", "priority")
 """Why a request is never refused."""
 DRAIN: Final = "drain"
 """The rule that an operator's drain stands under."""
+WAITED: Final = "waited"
+"""The rule that a question stands under that comes too late to be of use."""
+LOCAL_RULES: Final = ("alone", "fail-closed")
+"""Rules of a switch's own, while no sidecar speaks to it: its cap, and trunks that fail closed."""
 OTHER_RULE: Final = "other"
 """A rule that a message of the network names and the configuration does not."""
 

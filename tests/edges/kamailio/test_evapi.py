@@ -333,6 +333,9 @@ def test_every_question_is_answered_under_its_transaction(run: Run) -> None:
             assert (state.asked, state.refused) == (3, 0)
             assert state.since is not None
             assert one.counters["refuse"] == 1
+            kamailio.ask(b"l", asked(ti=4))
+            await until(lambda: len(kamailio.said) == 4)
+            assert (one.counters["late"], one.status().asked) == (1, 4)
 
     run(scenario())
 

@@ -309,6 +309,9 @@ class KamailioAsk:
 
     def _hear(self, data: bytes) -> str:
         """One message to the answer to it; empty where there is none to give."""
+        if data == b"l":
+            self.counters["late"] += 1  # its call passed, or was cancelled
+            return ""
         self._asked += 1
         which = _WHICH.match(data)
         try:

@@ -129,7 +129,8 @@ _OFFERED_SQL = """
 SELECT call_id, from_tag, received_at, revision, node_id, started_at, ended, ended_at, agent_ids,
     from_user, from_host, to_user, to_host, ruri_user, ruri_host, src_ip, src_port, dst_ip,
     dst_port, transport, final_code, final_origin, answered, inferred, seizure, pdd_ms, srd_ms,
-    setup_ms, talk_ms, fail_ms, tenant, trunk, direction, region, mos, flags,
+    setup_ms, talk_ms, fail_ms, tenant, trunk, direction, region, mos, mos_scale,
+    flags,
     (SELECT max(loss_percent) FROM media
      WHERE media.call_id = calls.call_id AND media.from_tag = calls.from_tag
        AND media.received_at = calls.received_at AND media.node_id = calls.node_id) AS loss_percent
