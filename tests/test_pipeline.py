@@ -1,16 +1,18 @@
 import gzip
 import random
+import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import EPOCH, Line, World, packet, sip_text
+from sim import ADDRESSES, EPOCH, Line, World, packet, play, sip_text
 from sipsidecar import pipeline
 from sipsidecar.calls.events import AttemptRecord, CallRecord, PingRecord, RegistrationRecord
 from sipsidecar.gate import Gate
 from sipsidecar.privacy import Mask
+from sipsidecar.signals.cohort import Cohorts, Matcher
 from sipsidecar.wire import hep
 
 SIP = hep.Kind.SIP
@@ -492,3 +494,28 @@ def test_the_first_minutes_of_a_life_are_warming() -> None:
     assert not house.warming(0.0)
     house.calls.warming_until = 180.0
     assert [house.warming(now) for now in (0.0, 179.9, 180.0)] == [True, True, False]
+
+
+def test_calls_are_counted_by_whose_they_were_and_own_refusals_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sipsidecar.pipeline.MAX_COHORTS", 2)
+    matchers = [Matcher(tenant=name, sources=(ADDRESSES[name],)) for name in "ACD"]
+    world = World(cohorts=Cohorts(matchers), local=[socket.inet_aton(ADDRESSES["P"])])
+    for i, (name, extra) in enumerate(
+        [("A", ""), ("A", ""), ("A", " reason=SIP;cause=486;text=cac"), ("C", ""), ("D", "")]
+    ):
+        world.send(packet(Line.of(f"0.0 {name}>P INVITE 1/INVITE b{i} a -"), f"{i}@example.com"))
+        refusal = Line.of(f"0.1 P>{name} 486 1/INVITE b{i} a k{extra}")
+        world.send(packet(refusal, f"{i}@example.com"))
+        world.run_out()
+    assert world.pipeline.snapshot(world.now).cohort_finals == {
+        ("A", "other", "other", "other", "4xx"): 2,
+        ("A", "other", "other", "other", "admission"): 1,
+        ("other", "other", "other", "other", "4xx"): 2,
+    }
+
+
+def test_without_cohorts_no_call_is_counted_by_them() -> None:
+    world = play(["0.0 A>B INVITE 1/INVITE b1 a -", "0.1 B>A 486 1/INVITE b1 a x"])
+    assert world.pipeline.snapshot(world.now).cohort_finals == {}

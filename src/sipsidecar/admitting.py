@@ -320,6 +320,7 @@ class Admitting:
             seconds=self._seconds,
             exempted=dict(admission.exempted),
             repeated=admission.repeated,
+            too_late=admission.too_late,
             leases=len(leases),
             leases_pending=leases.pending,
             leases_ended=dict(leases.ended),

@@ -249,7 +249,7 @@ class CohortMatchers(msgspec.Struct, frozen=True):
 
     match: Annotated[
         tuple[Matcher, ...],
-        _meta("Ordered matchers, as `[[cohorts.match]]` tables; see \"Trunks and tenants\""),
+        _meta('Ordered matchers, as `[[cohorts.match]]` tables; see "Trunks and tenants"'),
     ] = ()
 
 
@@ -257,7 +257,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True):
     """Which new calls are refused, and who is told."""
 
     rules: Annotated[
-        tuple[Rule, ...], _meta("Rules, as `[[admission.rules]]` tables; see \"Admission\"")
+        tuple[Rule, ...], _meta('Rules, as `[[admission.rules]]` tables; see "Admission"')
     ] = ()
     checks: Annotated[
         tuple[Probe, ...],
@@ -274,9 +274,9 @@ class AdmissionSettings(msgspec.Struct, frozen=True):
         dict[str, str],
         _meta('Kamailios that ask per call, as `{ edge = "127.0.0.1:8448" }` (evapi)'),
     ] = {}
-    freeswitch: Annotated[
-        bool, _meta("Push to the FreeSWITCHes of `freeswitch.switches`, too")
-    ] = False
+    freeswitch: Annotated[bool, _meta("Push to the FreeSWITCHes of `freeswitch.switches`, too")] = (
+        False
+    )
     profiles: Annotated[
         dict[str, str],
         _meta("Trunk whose calls a sofia profile takes, as `{ external = 'acme' }`"),
@@ -291,7 +291,8 @@ class AdmissionSettings(msgspec.Struct, frozen=True):
         tuple[str, ...], _meta("Called users that are never refused, besides `urn:service:sos`")
     ] = ("000", "110", "112", "119", "911", "933", "999")
     priority_callers: Annotated[
-        tuple[str, ...], _meta("Calling users that are never refused; `*` at the end: any that begin")
+        tuple[str, ...],
+        _meta("Calling users that are never refused; `*` at the end: any that begin"),
     ] = ()
     priority_networks: Annotated[
         tuple[str, ...], _meta("Networks (CIDR) whose Resource-Priority header is believed")
@@ -303,13 +304,15 @@ class AdmissionSettings(msgspec.Struct, frozen=True):
         float, _meta("Time that an admitted call has to be seen in HEP or ESL", 0.1, 3600)
     ] = 5.0
     quiet_seconds: Annotated[
-        float, _meta("Silence of a call whose RTCP was heard that ends its lease; 0: never", 0, 86400)
+        float,
+        _meta("Silence of a call whose RTCP was heard that ends its lease; 0: never", 0, 86400),
     ] = 120.0
     waited_ms: Annotated[
         float, _meta("A request that is older when it is asked about is refused; 0: none", 0, 60000)
     ] = 0.0
     fail_closed: Annotated[
-        tuple[str, ...], _meta("Trunks whose calls are refused while no sidecar speaks; else they pass")
+        tuple[str, ...],
+        _meta("Trunks whose calls are refused while no sidecar speaks; else they pass"),
     ] = ()
 
 
@@ -822,7 +825,9 @@ def _toml(value: object) -> str:
     if isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, dict):
-        pairs = (f"{_toml_key(key)} = {_toml(one)}" for key, one in value.items() if one is not None)
+        pairs = (
+            f"{_toml_key(key)} = {_toml(one)}" for key, one in value.items() if one is not None
+        )
         return "{" + ", ".join(pairs) + "}"
     return json.dumps(value, ensure_ascii=False)
 

@@ -9,7 +9,7 @@ import pytest
 from flows import FLOWS, PARENTS
 from lives import Life, Tables
 from sim import ADDRESSES, Line, World, comparable, packet, play, shuffled, sip_text
-from sipsidecar.calls.call import MAX_HEADER
+from sipsidecar.calls.call import MAX_HEADER, Call
 from sipsidecar.calls.events import OTHER, AttemptRecord, CallRecord, Cohort, LegRecord, Sighted
 from sipsidecar.calls.labelling import Labels
 from sipsidecar.signals.cohort import Cohorts, Matcher
@@ -188,6 +188,18 @@ def test_a_restart_changes_no_label() -> None:
         second.hear(text, parents=PARENTS)
     second.run_out()
     assert labels_of(tables.calls()[0]) == ("acme", "c", "inbound", OTHER)
+
+
+def test_a_call_without_an_invite_is_nobodys() -> None:
+    assert Labels(Cohorts([Matcher(tenant="t")])).of_call(Call("one", 0.0, 1), {}) == Cohort()
+
+
+def test_vias_that_name_each_other_leave_the_earliest_for_the_ingress() -> None:
+    world = World(cohorts=Cohorts([CALLERS]))
+    world.pipeline.watch(setups=False)
+    for text, parent in ((FAILOVER[0], "p1"), (FAILOVER[1], "b1")):
+        world.send(packet(Line.of(text), "one@example.com", parent=parent))
+    assert world.pipeline.moves()[-1].cohort.tenant == "acme"
 
 
 def test_a_legs_labels_are_by_its_gateway_and_switch_and_the_end_that_is_the_peer() -> None:

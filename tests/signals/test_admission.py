@@ -147,6 +147,19 @@ def test_the_invite_of_a_refused_call_holds_nothing() -> None:
     assert world.ask("c").verdict == ADMIT
 
 
+def test_a_refused_call_that_lives_all_the_same_holds_its_place() -> None:
+    world = World(calls(1))
+    world.ask("a")
+    world.ask("b")
+    world.see("b", "ringing")
+    assert world.admission.too_late == 1
+    assert world.leases.active[GLOBAL, ""] == 2
+    world.see("a", None)
+    assert world.ask("c").verdict == REFUSE
+    world.see("b", "answered")
+    assert world.admission.too_late == 1
+
+
 @pytest.mark.parametrize("cseq", [1, None])
 def test_the_same_invite_is_counted_once(cseq: int | None) -> None:
     world = World(calls(2))

@@ -48,7 +48,9 @@ def test_an_emergency_urn_is_never_refused(ruri: str) -> None:
     assert why(ruri=ruri) == "emergency"
 
 
-@pytest.mark.parametrize("ruri", ["urn:service:sosxyz", "sip:urn:service:sos@a", "urn:service:counseling"])
+@pytest.mark.parametrize(
+    "ruri", ["urn:service:sosxyz", "sip:urn:service:sos@a", "urn:service:counseling"]
+)
 def test_what_only_looks_like_an_emergency_urn_is_ordinary(ruri: str) -> None:
     assert why(ruri=ruri, ruri_user="urn:service:sos") is None
 

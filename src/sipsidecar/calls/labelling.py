@@ -105,13 +105,10 @@ class Labels:
         roots = (
             leg for _, leg in legs if leg.parent is None or (leg.parent, leg.cseq) not in known
         )
-        ingress = next(roots, None)
-        hop = ingress
-        if ingress is None or hop is None:
-            # its INVITE was lost, but not all that answered it
-            ingress = legs[0][1]
-            above = known.get((ingress.parent or "", ingress.cseq))
-            hop = above if above is not None and above.ends() else ingress
+        ingress = hop = next(roots, legs[0][1])
+        above = known.get((ingress.parent or "", ingress.cseq))
+        if above is not None and above.first is None and above.ends():
+            hop = above  # its INVITE was lost, but not all that answered it
         found = self.of_hop(ingress.first, hop.ends(), any_time(hop), agent_ids)
         if found.trunk not in (OTHER, self._default.trunk):
             return found

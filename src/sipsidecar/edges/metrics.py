@@ -397,6 +397,9 @@ def _admission(admission: AdmissionFigures) -> Iterator[Metric]:
         "admission_exempt", "Requests that are never refused", "why", admission.exempted
     )
     yield _counter("admission_repeated", "Questions that were answered before", admission.repeated)
+    yield _counter(
+        "admission_too_late", "Refused calls that went on all the same", admission.too_late
+    )
     yield _gauge("admission_leases", "Calls that hold capacity", admission.leases)
     yield _gauge(
         "admission_leases_pending", "Admitted calls not seen yet", admission.leases_pending

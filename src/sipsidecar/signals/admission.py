@@ -68,6 +68,8 @@ class Admission:
         """Requests that are never refused, by why."""
         self.repeated = 0
         """Questions that were answered before."""
+        self.too_late = 0
+        """Refused calls that rang or were answered all the same."""
         self._rows_lost = 0
         self.use(policy)
 
@@ -158,6 +160,8 @@ class Admission:
                 self.leases.over(call_id, now)
             # A call that went to a fallback holds nothing of what refused it.
             elif not self._refusals.is_elsewhere(call_id):
+                if state != "trying" and self._refusals.disproved(call_id):
+                    self.too_late += 1
                 self.leases.see(call_id, state, cohort, now)
         self.standing.look_at_capacities(now, received_at)
 

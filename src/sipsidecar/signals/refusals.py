@@ -64,6 +64,14 @@ class Refusals:
             self._lose(ask.call_id)
         self._elsewhere.pop(ask.call_id, None)
 
+    def disproved(self, call_id: str) -> bool:
+        """A call that was refused lives all the same: the answer came too late, or failed open."""
+        keys = [key for key in self._refused if key[0] == call_id] if call_id in self._ids else []
+        for key in keys:
+            del self._refused[key]
+            self._lose(call_id)
+        return bool(keys)
+
     def is_elsewhere(self, call_id: str) -> bool:
         """Whether a call was sent to a fallback, and takes no capacity of what refused it."""
         return call_id in self._elsewhere

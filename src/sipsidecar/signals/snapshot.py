@@ -290,6 +290,8 @@ class AdmissionFigures(msgspec.Struct, frozen=True):
     exempted: dict[str, int]
     """Requests that are never refused, by why."""
     repeated: int
+    too_late: int
+    """Refused calls that went on all the same: the answer came too late."""
     leases: int
     leases_pending: int
     leases_ended: dict[str, int]
