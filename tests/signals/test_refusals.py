@@ -77,3 +77,14 @@ def test_a_flood_of_refusals_is_bounded() -> None:
     assert "0" not in known
     assert not known.is_elsewhere("0")
     assert str(MAX_REMEMBERED + 9) in known
+
+
+def test_a_refused_call_that_lives_is_none() -> None:
+    known = Refusals()
+    known.remember(ask(tag="1"), BUSY, 0.0)
+    known.remember(ask(tag="2"), BUSY, 0.0)
+    assert known.disproved("a")
+    assert not known.disproved("a")
+    assert "a" not in known
+    assert len(known) == 0
+    assert known.answer(ask(), 0.0) is None

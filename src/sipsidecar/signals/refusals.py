@@ -1,6 +1,6 @@
 """Calls that were refused or sent elsewhere, remembered for as long as somebody may ask again."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import NamedTuple
 
 from sipsidecar.signals.decisions import OVERFLOW, Ask, Decision
@@ -22,7 +22,8 @@ class Refusals:
 
     def __init__(self) -> None:
         self._refused: OrderedDict[tuple[str, str], _Refused] = OrderedDict()
-        self._ids: Counter[str] = Counter()
+        self._tags: dict[str, list[str]] = {}
+        """From tags that were refused, by Call-ID."""
         self._elsewhere: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -30,13 +31,13 @@ class Refusals:
 
     def __contains__(self, call_id: str) -> bool:
         """Whether a call of this Call-ID was refused lately."""
-        return call_id in self._ids
+        return call_id in self._tags
 
     def remember(self, ask: Ask, decision: Decision, now: float) -> None:
         """One refusal, or an overflow: that call goes on, but not where it was refused."""
         key = (ask.call_id, ask.from_tag)
         if key not in self._refused:
-            self._ids[ask.call_id] += 1
+            self._tags.setdefault(ask.call_id, []).append(ask.from_tag)
         self._refused[key] = _Refused(ask.cseq, decision, now + REMEMBERED)
         self._refused.move_to_end(key)
         if decision.verdict == OVERFLOW:
@@ -61,16 +62,15 @@ class Refusals:
     def admitted(self, ask: Ask) -> None:
         """A call that was refused before was admitted now."""
         if self._refused.pop((ask.call_id, ask.from_tag), None) is not None:
-            self._lose(ask.call_id)
+            self._lose(ask.call_id, ask.from_tag)
         self._elsewhere.pop(ask.call_id, None)
 
     def disproved(self, call_id: str) -> bool:
         """A call that was refused lives all the same: the answer came too late, or failed open."""
-        keys = [key for key in self._refused if key[0] == call_id] if call_id in self._ids else []
-        for key in keys:
-            del self._refused[key]
-            self._lose(call_id)
-        return bool(keys)
+        tags = self._tags.pop(call_id, [])
+        for tag in tags:
+            del self._refused[call_id, tag]
+        return bool(tags)
 
     def is_elsewhere(self, call_id: str) -> bool:
         """Whether a call was sent to a fallback, and takes no capacity of what refused it."""
@@ -81,10 +81,11 @@ class Refusals:
         self._elsewhere.pop(call_id, None)
 
     def _forget_first(self) -> None:
-        (call_id, _), _ = self._refused.popitem(last=False)
-        self._lose(call_id)
+        (call_id, from_tag), _ = self._refused.popitem(last=False)
+        self._lose(call_id, from_tag)
 
-    def _lose(self, call_id: str) -> None:
-        self._ids[call_id] -= 1
-        if not self._ids[call_id]:
-            del self._ids[call_id]
+    def _lose(self, call_id: str, from_tag: str) -> None:
+        tags = self._tags[call_id]
+        tags.remove(from_tag)
+        if not tags:
+            del self._tags[call_id]
