@@ -101,18 +101,32 @@ class Rpc(asyncio.DatagramProtocol):
         self.changes: asyncio.Queue[tuple[float, bool]] = asyncio.Queue()
         """When the drained key closed (True) or opened."""
         self._closed = False
+        self._texts: dict[tuple[str, str], str] = {}
         self._wire: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast("asyncio.DatagramTransport", transport)
+
+    def answer(self, call: dict[str, Any]) -> dict[str, Any]:
+        """What htable says; it keeps texts alone, for numbers are not read back."""
+        said: dict[str, Any] = {"jsonrpc": "2.0", "id": call["id"]}
+        key = (call["params"][0], call["params"][1])
+        if call["method"] == "htable.sets":
+            self._texts[key] = call["params"][2]
+        if call["method"] == "htable.get":
+            if key not in self._texts:
+                return said | {
+                    "error": {"code": 500, "message": "Key name doesn't exist in htable."}
+                }
+            return said | {"result": {"item": {"name": key[1], "value": self._texts[key]}}}
+        return said | {"result": {}}
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         now = time.perf_counter()
         call = json.loads(data)
         self.pushed += 1
         assert self._wire is not None
-        said = {"jsonrpc": "2.0", "result": {}, "id": call["id"]}
-        self._wire.sendto(json.dumps(said).encode(), addr)
+        self._wire.sendto(json.dumps(self.answer(call)).encode(), addr)
         if call["params"][:2] == ["sidecar", DRAINED]:
             closed = call["method"] != "htable.delete"
             if closed != self._closed:

@@ -33,6 +33,11 @@ def kamailio() -> str:
     return found
 
 
+def modules() -> set[str]:
+    """File names of the modules that are installed."""
+    return {path.name for path in Path("/usr").glob("lib*/**/kamailio/modules/*.so")}
+
+
 def tree_cpu(pid: int) -> float:
     """CPU seconds that a process and all that it has started have used so far."""
     total = 0.0

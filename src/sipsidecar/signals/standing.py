@@ -27,6 +27,8 @@ from sipsidecar.signals.rules import EACH, GLOBAL, SCOPES, Rule, check_rules
 
 DRAIN_CODE = 503
 """So that a carrier takes another way at once; without Retry-After, which would stop all it sends."""
+MAX_KNOWN = 4096
+"""Cohorts whose rules are remembered."""
 MAX_ROWS = 20_000
 """Changes of state that wait to be drained; more are counted."""
 _UNITS = {"percent": " %", "ms": " ms", "second": "/s"}
@@ -88,6 +90,7 @@ class Standing:
         self._reserve_percent = 0.0
         self.places: tuple[tuple[Rule, str], ...] = ()
         """Each rule with each value that it is about."""
+        self._known: dict[Cohort, tuple[tuple[Rule, str], ...]] = {}
         self._counted: dict[tuple[str, str], list[tuple[Rule, str]]] = {}
         self._guarantees: tuple[tuple[Rule, str], ...] = ()
         self._nodes: frozenset[str] = frozenset()
@@ -122,7 +125,7 @@ class Standing:
             for rule, value in self.places
             if rule.guaranteed and rule.outcome != "shadow"
         )
-        self._counted = {}
+        self._counted, self._known = {}, {}
         for rule, value in self.places:
             place = Place(rule.name, value)
             if rule.kind != "capacity":
@@ -163,20 +166,19 @@ class Standing:
 
     # -- questions
 
-    def _of(self, cohort: Cohort) -> Iterator[tuple[Rule, str]]:
+    def _of(self, cohort: Cohort) -> tuple[tuple[Rule, str], ...]:
         """The rules that are about a cohort, each with the value that it then has."""
-        for rule in self._rules.values():
-            scope = rule.scope
-            if scope == GLOBAL:
-                yield rule, ""
-                continue
-            value: str = getattr(cohort, scope)
-            if rule.value in (EACH, value) and self._knows(rule, value):
-                yield rule, value
-
-    def _knows(self, rule: Rule, value: str) -> bool:
-        place = Place(rule.name, value)
-        return place in self._gates or place in self._capacities
+        found = self._known.get(cohort)
+        if found is None:
+            found = tuple(
+                (rule, value)
+                for rule, value in self.places
+                if rule.scope == GLOBAL or getattr(cohort, rule.scope) == value
+            )
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[cohort] = found
+        return found
 
     def objections(
         self, cohort: Cohort, now: float, *, priority: bool, own: Cohort | None = None
