@@ -700,6 +700,12 @@ def test_rules_and_matchers_are_tables_of_the_file(tmp_path: Path) -> None:
         ('route = "ivr"', 'route = "other"', "is not among admission.routes"),
         ('fail_closed = ["acme"]', 'fail_closed = ["beta"]', "no matcher of cohorts.match has"),
         ("192.0.2.0/24", "192.0.2.0/240", "cohorts.match"),
+        ('trunk = "acme"\nlimit', 'trunk = "beta"\nlimit', "trunk 'beta' is said by no matcher"),
+        (
+            'trunk = "acme"\nlimit',
+            'node = "x"\nlimit',
+            "node 'x' is the name of no agent or switch",
+        ),
         ("http://127.0.0.1:8000/health", "ftp://x", "expected http://, https:// or tcp://"),
     ],
 )

@@ -212,10 +212,18 @@ class Admitting:
                 now,
                 at,
             )
+            await self._end_leases(now)
             self.admission.handle_timer(now, at)
             self._tell(now)
             due = max(due + EVERY, now)
             await asyncio.sleep(max(due - self._loop.time(), 0))
+
+    async def _end_leases(self, now: float) -> None:
+        """Look at all leases that are due, in turns: capture has the loop between two of them."""
+        leases = self.admission.leases
+        while (due := leases.next_timer()) is not None and due <= now:
+            leases.handle_timer(now)
+            await asyncio.sleep(0)
 
     def _tell(self, now: float) -> None:
         standing = self.admission.standing

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type
 
 import msgspec
 
+from sipsidecar.calls.events import OTHER
 from sipsidecar.gate import Gate
 from sipsidecar.signals.cohort import Matcher, check_matchers
-from sipsidecar.signals.rules import Probe, Rule, check_rules
+from sipsidecar.signals.rules import EACH, Probe, Rule, check_rules
 from sipsidecar.tables import printable
 from sipsidecar.wire import esl
 
@@ -597,6 +598,41 @@ def is_loopback(address: str) -> bool:
     return host == "localhost" or ipaddress.ip_address(host).is_loopback
 
 
+def _check_admission(config: Config, wrong: Callable[[str, str], ConfigError]) -> None:
+    """Find rules that are wrong, and names in them that nothing else in the settings has."""
+    fs, http = config.freeswitch, config.http
+    said = config.admission
+    try:
+        check_rules(said.rules, said.routes, said.checks)
+    except ValueError as error:
+        raise wrong("admission.rules", str(error)) from None
+    if said.freeswitch and not fs.switches:
+        raise wrong("admission.freeswitch", "names no FreeSWITCH: set freeswitch.switches")
+    if said.outbound_listen and not is_loopback(said.outbound_listen) and not http.insecure:
+        raise wrong(
+            "admission.outbound_listen",
+            f"{said.outbound_listen} can be reached by everybody, and the outbound socket knows no"
+            " password: use a loopback address",
+        )
+    known = {
+        scope: {getattr(one, scope) for one in config.cohorts.match}
+        for scope in ("tenant", "trunk", "direction", "region")
+    }
+    known["node"] = {*config.hep.agents, *said.evapi, *said.kamailio, *fs.switches}
+    for rule in said.rules:
+        if rule.value not in {"", EACH, OTHER, *known.get(rule.scope, ())}:
+            raise wrong(
+                "admission.rules",
+                f"rule {rule.name!r}: {rule.scope} {rule.value!r} is said by no matcher"
+                if rule.scope != "node"
+                else f"rule {rule.name!r}: node {rule.value!r} is the name of no agent or switch",
+            )
+    known_trunks = known["trunk"] - {""}
+    for key, trunks in (("fail_closed", said.fail_closed), ("profiles", said.profiles.values())):
+        if lost := sorted(set(trunks) - known_trunks):
+            raise wrong(f"admission.{key}", f"no matcher of cohorts.match has trunk {lost[0]!r}")
+
+
 def _check_whole(config: Config, sources: Mapping[str, str]) -> None:
     """Find settings that are wrong together: half of TLS, and doors open to everybody."""
 
@@ -634,23 +670,7 @@ def _check_whole(config: Config, sources: Mapping[str, str]) -> None:
                     "freeswitch.users", f"expected USER@DOMAIN for {name}, got {user!r}"
                 ) from None
             raise wrong("freeswitch.passwords", f"{name}: expected one line of text") from None
-    said = config.admission
-    try:
-        check_rules(said.rules, said.routes, said.checks)
-    except ValueError as error:
-        raise wrong("admission.rules", str(error)) from None
-    if said.freeswitch and not fs.switches:
-        raise wrong("admission.freeswitch", "names no FreeSWITCH: set freeswitch.switches")
-    if said.outbound_listen and not is_loopback(said.outbound_listen) and not http.insecure:
-        raise wrong(
-            "admission.outbound_listen",
-            f"{said.outbound_listen} can be reached by everybody, and the outbound socket knows no"
-            " password: use a loopback address",
-        )
-    known_trunks = {one.trunk for one in config.cohorts.match if one.trunk}
-    for key, trunks in (("fail_closed", said.fail_closed), ("profiles", said.profiles.values())):
-        if lost := sorted(set(trunks) - known_trunks):
-            raise wrong(f"admission.{key}", f"no matcher of cohorts.match has trunk {lost[0]!r}")
+    _check_admission(config, wrong)
     if (privacy.mask_users or privacy.mask_names) and not privacy.key:
         raise wrong("privacy.key", "masking needs a key, such as file:/etc/sipsidecar/mask.key")
     known = bool(hep.allow or hep.keys or hep.insecure)

@@ -137,6 +137,18 @@ def test_a_leg_that_freeswitch_made_is_no_call_and_names_the_trunk() -> None:
     assert {move.call_id for move in house.moves} == {CALL_ID}
 
 
+def test_the_call_of_a_leg_that_freeswitch_made_is_its_gateways() -> None:
+    house = House()
+    made: dict[str, Any] = {"inbound": False, "variable_sip_gateway_name": "trunk-b",
+        "variable_sip_call_id": "b@example.com", "hangup": 3.0}  # fmt: skip
+    house.event(event("CHANNEL_CREATE", 0.2, "out", **made), 0.2)
+    house.event(event("CHANNEL_HANGUP_COMPLETE", 3.0, "out", **made), 3.0)
+    house.run_out()
+    assert (house.call().tenant, house.call().trunk) == ("other", "h")
+    assert house.setups[0].call.trunk == "h"
+    assert house.moves == []
+
+
 def test_the_newest_leg_that_was_made_says_the_trunk() -> None:
     house = House()
     for told in (CREATE, OUT):

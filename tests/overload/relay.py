@@ -1,7 +1,6 @@
 """A wire between two programs that can be cut: what is sent then arrives nowhere, nothing is closed."""
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
@@ -87,12 +86,15 @@ class Relay:
         self._wires.append(await asyncio.start_server(meet, *listen))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await reader.read(65536):
                 await self._whole.wait()
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        except OSError:
+            pass  # the other end is gone: so is this one
+        finally:
+            writer.close()
 
     async def _close(self) -> None:
         for wire in self._wires:
@@ -100,3 +102,4 @@ class Relay:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # the transports close in the next turns

@@ -35,7 +35,8 @@ def kamailio() -> str:
 
 def modules() -> set[str]:
     """File names of the modules that are installed."""
-    return {path.name for path in Path("/usr").glob("lib*/**/kamailio/modules/*.so")}
+    places = ("lib*/kamailio", "lib*/*/kamailio", "local/lib*/kamailio")
+    return {path.name for one in places for path in Path("/usr").glob(f"{one}/modules/*.so")}
 
 
 def tree_cpu(pid: int) -> float:

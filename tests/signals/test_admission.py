@@ -19,7 +19,7 @@ from sipsidecar.signals.decisions import (
     StateRecord,
 )
 from sipsidecar.signals.kpi import Windows
-from sipsidecar.signals.leases import Alive, Leases
+from sipsidecar.signals.leases import MAX_SAME, Alive, Leases
 from sipsidecar.signals.refusals import REMEMBERED
 from sipsidecar.signals.rules import GLOBAL, SCOPES, Rule
 
@@ -364,6 +364,15 @@ def test_explaining_changes_nothing() -> None:
     assert (said["decision"]["verdict"], said["decision"]["rule"]) == (REFUSE, "full")
     assert said["rules"][0]["objects"]
     assert world.rows() == []
+
+
+def test_one_call_id_cannot_hold_more_calls_than_are_counted() -> None:
+    world = World(calls(1000), emergency=("112",))
+    verdicts = [world.ask("same", from_tag=str(i)).verdict for i in range(MAX_SAME + 2)]
+    assert verdicts.count(ADMIT) == MAX_SAME == world.leases.active[GLOBAL, ""]
+    refused = world.ask("same", from_tag="x")
+    assert (refused.rule, refused.code) == ("crowded", 482)
+    assert world.ask("same", from_tag="sos", to="112").verdict == ADMIT
 
 
 def test_released_calls_make_room_where_nobody_mirrors() -> None:

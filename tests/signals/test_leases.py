@@ -400,12 +400,13 @@ def test_a_call_that_goes_on_under_an_ended_ones_name_is_counted_when_nothing_ca
     assert lease.answered
 
 
-def test_a_call_without_any_sign_of_life_since_its_end_does_not_come_back() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_a_call_without_any_sign_of_life_since_its_end_does_not_come_back(seconds: float) -> None:
     """FreeSWITCH says that it was hung up; its BYE is lost, and an old state is heard once more."""
     world = World()
     world.live("a")
     world.see("a")
-    world.run(1.0)
+    world.run(seconds)
     world.over("a")
     world.see("a", "answered")
     world.run(2 * LATE)

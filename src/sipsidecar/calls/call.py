@@ -53,6 +53,9 @@ ENDED: a BYE was seen. GONE: what proves that it is over although its BYE was no
 INVITE of it was refused; REFUSED: the one that the caller sent last, and nothing is open.
 """
 
+FINAL = 1
+"""Beside FAILED: what is known of an INVITE transaction's end."""
+
 DIALOG_GONE = frozenset({408, 481})
 """Answers to a re-INVITE or UPDATE that end the dialog (RFC 3261 12.2.1.2, RFC 4028 10)."""
 
@@ -161,6 +164,7 @@ class Leg:
         "cancel",
         "cancel_reasons",
         "cseq",
+        "finals",
         "first",
         "from_tag",
         "invite",
@@ -177,6 +181,8 @@ class Leg:
         self.invite: Times = ()
         self.first: Invite | None = None
         self.replies: dict[tuple[int, str, bool], Reply] = {}
+        self.finals = 0
+        """Bits: FINAL when it has a final response, FAILED when that is a refusal to stay."""
         self.cancel: Times = ()
         self.cancel_reasons: tuple[bytes, ...] = ()
         self.seen_between: tuple[Endpoint, Endpoint] | None = None
@@ -202,8 +208,10 @@ def _reasons_of(message: sip.Message) -> tuple[bytes, ...]:
 
 
 def _began(leg: Leg) -> tuple[int, str]:
-    """What orders INVITEs: when anything of each was first seen."""
-    stamps = [*leg.invite[1::2], *leg.cancel[1::2]]
+    """What orders INVITEs: when each was first seen, or anything of one that was lost."""
+    if leg.invite:
+        return min(leg.invite[1::2]), leg.branch
+    stamps = [*leg.cancel[1::2]]
     for reply in leg.replies.values():
         stamps += reply.times[1::2]
     return min(stamps, default=0), leg.branch
@@ -530,15 +538,21 @@ class Call:
         before = reply.times
         reply.times = earlier(before, clock, at)
         status = message.status
+        finals = leg.finals
         if status >= 300:
+            leg.finals |= FINAL
             if status not in RETRIED:
+                leg.finals |= FAILED
                 self.live |= FAILED
         elif status >= 200:
+            leg.finals |= FINAL
             self.live |= ANSWERED
             self._refresh(message)
         elif status > 100:
             self.live |= RANG
-        if self.live & FAILED and reply.times is not before:
+        if self.live & FAILED and (
+            leg.finals != finals or (not leg.invite and reply.times is not before)
+        ):
             self._see_refused()
 
     def _see_refused(self) -> None:
@@ -559,11 +573,9 @@ class Call:
         for at, leg in current:
             if leg.from_tag not in last or at > last[leg.from_tag][0]:
                 last[leg.from_tag] = at, leg
-        refused = any(
-            status >= 300 and status not in RETRIED
-            for _, leg in current
-            for status, *_ in leg.replies
-        ) and all(any(status >= 200 for status, *_ in leg.replies) for _, leg in last.values())
+        refused = any(leg.finals & FAILED for _, leg in current) and all(
+            leg.finals & FINAL for _, leg in last.values()
+        )
         self.live = self.live | REFUSED if refused else self.live & ~REFUSED
 
     def _may_be_ingress(self, leg: Leg, began: dict[tuple[str, int], tuple[int, str]]) -> bool:

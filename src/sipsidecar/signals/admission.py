@@ -14,6 +14,7 @@ from sipsidecar.calls.events import CallRecord, Cohort, Move
 from sipsidecar.signals.cohort import Cohorts
 from sipsidecar.signals.decisions import (
     ADMIT,
+    CROWDED,
     DRAIN,
     LOCAL_RULES,
     OTHER_RULE,
@@ -35,6 +36,8 @@ from sipsidecar.signals.standing import Objection, Standing
 MAX_ROWS = 20_000
 """Rows that wait to be drained; more are counted."""
 WAITED_CODE = 503
+CROWDED_CODE = 482
+"""As a proxy that sees a request come round again (RFC 3261 8.2.2.2)."""
 
 _OURS = re.compile(r"\bcac ([A-Za-z0-9_.-]{1,64})")
 
@@ -111,7 +114,10 @@ class Admission:
             cohort, now, priority=exempt is not None, own=own.cohort if own is not None else None
         )
         if exempt is None and self._waited and ask.waited > self._waited:
-            enforced = _waited(ask.waited, self._waited)
+            enforced = _own(WAITED, WAITED_CODE, round(ask.waited, 3), self._waited)
+        if exempt is None and self.leases.is_crowded(ask.call_id):
+            # Attack: all calls of one caller under one Call-ID, of which only some would count.
+            enforced = _own(CROWDED, CROWDED_CODE)
         decision = _decision(enforced, shadow, cohort, exempt)
         self._count(decision, ask.way)
         if decision.verdict == ADMIT:
@@ -179,7 +185,7 @@ class Admission:
         found = _OURS.search(record.reason or "")
         name = found[1] if found else OTHER_RULE
         rule = self.standing.rule(name)
-        if rule is None and name not in (DRAIN, WAITED, *LOCAL_RULES):
+        if rule is None and name not in (DRAIN, WAITED, CROWDED, *LOCAL_RULES):
             name = OTHER_RULE  # what the network says labels rows and metrics only if it is ours
         self.decisions[name, REFUSE, "pushed"] += 1
         labels = {scope: getattr(record, scope) for scope in SCOPES if scope != "node"}
@@ -264,10 +270,11 @@ def _decision(
     )
 
 
-def _waited(waited: float, limit: float) -> Objection:
-    return Objection(
-        None, WAITED, GLOBAL, "", round(waited, 3), limit, WAITED_CODE, REFUSE, "", f"cac {WAITED}"
-    )
+def _own(
+    name: str, code: int, reading: float | None = None, limit: float | None = None
+) -> Objection:
+    """An objection of no rule that somebody configured."""
+    return Objection(None, name, GLOBAL, "", reading, limit, code, REFUSE, "", f"cac {name}")
 
 
 def _row(ask: Ask, decision: Decision, stands: Objection, received_at: int) -> AdmissionRecord:

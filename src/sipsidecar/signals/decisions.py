@@ -28,6 +28,8 @@ DRAIN: Final = "drain"
 """The rule that an operator's drain stands under."""
 WAITED: Final = "waited"
 """The rule that a question stands under that comes too late to be of use."""
+CROWDED: Final = "crowded"
+"""The rule that calls stand under of which there are too many under one Call-ID."""
 LOCAL_RULES: Final = ("alone", "fail-closed")
 """Rules of a switch's own, while no sidecar speaks to it: its cap, and trunks that fail closed."""
 OTHER_RULE: Final = "other"

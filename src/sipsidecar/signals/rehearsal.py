@@ -126,16 +126,18 @@ class Rehearsal:
         """Everything that happens up to a time, and a reading every second."""
         assert self._tick is not None
         while True:
-            due = self._due[0].at if self._due else math.inf
-            if min(due, self._tick) > at:
+            next_at = self._due[0].at if self._due else math.inf
+            if min(next_at, self._tick) > at:
                 return
-            if due <= self._tick:
+            if next_at <= self._tick:
                 self._happen(heapq.heappop(self._due))
                 continue
             if not self._due and at - self._tick > IDLE:
                 self._tick = math.floor(at - IDLE)
             now = self._tick
             self.admission.receive_readings({}, now, int(now * 1_000_000))
+            while (due := self.admission.leases.next_timer()) is not None and due <= now:
+                self.admission.leases.handle_timer(now)
             self.admission.handle_timer(now, int(now * 1_000_000))
             self._tick += 1.0
 

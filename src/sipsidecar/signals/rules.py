@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sipsidecar.signals.decisions import DRAIN, OTHER_RULE
+from sipsidecar.signals.decisions import CROWDED, DRAIN, LOCAL_RULES, OTHER_RULE, WAITED
 
 SCOPES: Final = ("tenant", "trunk", "direction", "region", "node")
 """What a rule can be about, besides all calls (`global`)."""
@@ -201,7 +201,7 @@ def check_rules(
             raise wrong("a name has 1 to 64 letters, digits, dots, _ or -")
         if rule.name in seen:
             raise wrong("there are two of this name")
-        if rule.name in {DRAIN, OTHER_RULE}:
+        if rule.name in {DRAIN, WAITED, CROWDED, OTHER_RULE, *LOCAL_RULES}:
             raise wrong("this name is taken: choose another")
         seen.add(rule.name)
         scopes = [scope for scope in SCOPES if getattr(rule, scope)]
@@ -209,35 +209,8 @@ def check_rules(
             raise wrong(f"is about {' and '.join(scopes)}: name one, and write a rule for each")
         if rule.value not in {"", EACH} and not _NAME.fullmatch(rule.value):
             raise wrong(f"{rule.scope}: expected {EACH!r} or 1 to 64 letters, digits, dots, _ or -")
+        check_limits(rule)
         measure = MEASURES[rule.measure]
-        if rule.limit is None and measure.default is None:
-            raise wrong(f"{rule.measure} needs a limit")
-        if rule.limit is not None and not 0 <= rule.limit < 1e9:
-            raise wrong(f"limit: expected a number from 0 on, got {rule.limit}")
-        if rule.measure == "calls_per_second" and rule.threshold <= 0:
-            raise wrong("limit: expected more than 0 calls per second")
-        for key, figure in (("limit", rule.threshold), ("resume", rule.good)):
-            if rule.measure.endswith("_percent") and not 0 <= figure <= 100:
-                raise wrong(f"{key}: expected 0 to 100 percent, got {figure}")
-            if rule.measure == "mos" and not 1 <= figure <= 5:
-                raise wrong(f"{key}: expected a MOS from 1 to 5, got {figure}")
-        if rule.measure in {"database", "check"} and not 0 < rule.threshold <= 1:
-            raise wrong(f"limit: {rule.measure} is 0 while it is well, else 1: leave the limit out")
-        if rule.resume is not None and not 0 <= rule.resume < 1e9:
-            raise wrong(f"resume: expected a number from 0 on, got {rule.resume}")
-        if rule.resume is not None and (
-            rule.resume < rule.threshold if measure.low_is_bad else rule.resume > rule.threshold
-        ):
-            side = "under" if measure.low_is_bad else "over"
-            raise wrong(f"resume: {rule.resume} is {side} the limit: it would never be good again")
-        if rule.notify is not None and rule.measure != "calls":
-            raise wrong("notify: is for `calls`")
-        if rule.notify is not None and not 0 <= rule.notify <= rule.threshold:
-            raise wrong("notify: expected 0 up to the limit")
-        if rule.guaranteed and (rule.measure != "calls" or rule.scope == GLOBAL):
-            raise wrong("guaranteed: is for `calls` of a tenant, trunk, direction, region or node")
-        if rule.guaranteed < 0 or rule.guaranteed > rule.threshold:
-            raise wrong("guaranteed: expected 0 up to the limit")
         if measure.kind == "health" and rule.measure != "signal" and rule.value == EACH:
             raise wrong(f"{rule.measure} is one figure: name the {rule.scope} it closes")
         if rule.measure == "check" and not checks:
@@ -272,6 +245,43 @@ def check_rules(
         _check_probe(check)
     if len({check.name for check in checks}) < len(checks):
         raise RuleError("two checks have one name")
+
+
+def check_limits(rule: Rule) -> None:
+    """Find what is wrong with the figures that a rule goes by; RuleError names it."""
+
+    def wrong(why: str) -> RuleError:
+        return RuleError(f"rule {rule.name!r}: {why}")
+
+    measure = MEASURES[rule.measure]
+    if rule.limit is None and measure.default is None:
+        raise wrong(f"{rule.measure} needs a limit")
+    if rule.limit is not None and not 0 <= rule.limit < 1e9:
+        raise wrong(f"limit: expected a number from 0 on, got {rule.limit}")
+    if rule.measure == "calls_per_second" and rule.threshold <= 0:
+        raise wrong("limit: expected more than 0 calls per second")
+    for key, figure in (("limit", rule.threshold), ("resume", rule.good)):
+        if rule.measure.endswith("_percent") and not 0 <= figure <= 100:
+            raise wrong(f"{key}: expected 0 to 100 percent, got {figure}")
+        if rule.measure == "mos" and not 1 <= figure <= 5:
+            raise wrong(f"{key}: expected a MOS from 1 to 5, got {figure}")
+    if rule.measure in {"database", "check"} and not 0 < rule.threshold <= 1:
+        raise wrong(f"limit: {rule.measure} is 0 while it is well, else 1: leave the limit out")
+    if rule.resume is not None and not 0 <= rule.resume < 1e9:
+        raise wrong(f"resume: expected a number from 0 on, got {rule.resume}")
+    if rule.resume is not None and (
+        rule.resume < rule.threshold if measure.low_is_bad else rule.resume > rule.threshold
+    ):
+        side = "under" if measure.low_is_bad else "over"
+        raise wrong(f"resume: {rule.resume} is {side} the limit: it would never be good again")
+    if rule.notify is not None and rule.measure != "calls":
+        raise wrong("notify: is for `calls`")
+    if rule.notify is not None and not 0 <= rule.notify <= rule.threshold:
+        raise wrong("notify: expected 0 up to the limit")
+    if rule.guaranteed and (rule.measure != "calls" or rule.scope == GLOBAL):
+        raise wrong("guaranteed: is for `calls` of a tenant, trunk, direction, region or node")
+    if rule.guaranteed < 0 or rule.guaranteed > rule.threshold:
+        raise wrong("guaranteed: expected 0 up to the limit")
 
 
 def _check_guarantees(rules: Sequence[Rule]) -> None:

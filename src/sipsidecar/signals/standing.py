@@ -23,7 +23,7 @@ from sipsidecar.signals.gates import Gate
 from sipsidecar.signals.health import Reading
 from sipsidecar.signals.kpi import Key, Windows
 from sipsidecar.signals.leases import Leases
-from sipsidecar.signals.rules import EACH, GLOBAL, SCOPES, Rule, check_rules
+from sipsidecar.signals.rules import EACH, GLOBAL, SCOPES, Rule, check_limits
 
 DRAIN_CODE = 503
 """So that a carrier takes another way at once; without Retry-After, which would stop all it sends."""
@@ -404,8 +404,7 @@ class Standing:
                 continue
             changed += 1
             before = gate.state
-            fresh = self._gates[Place(rule.name, of)] = Gate(rule)
-            fresh.reopened_at = now
+            gate.reopen(now)
             self._say_state(
                 rule, of, OPEN, before, gate.value, received_at, "an operator opened it", "operator"
             )
@@ -420,7 +419,7 @@ class Standing:
                 f"no rule is named {rule!r}: there are {', '.join(self._rules) or 'none'}"
             )
         new = msgspec.structs.replace(old, limit=limit)
-        check_rules([new], routes=[new.route] if new.route else [], checks=())
+        check_limits(new)
         rules = tuple(new if one.name == rule else one for one in self._rules.values())
         gates = {place: gate for place, gate in self._gates.items() if place.rule == rule}
         kept = {place: one for place, one in self._capacities.items() if place.rule == rule}
