@@ -22,15 +22,16 @@ from sipsidecar.signals.cohort import Cohorts
 from sipsidecar.signals.decisions import (
     AdmissionRecord,
     Ask,
+    AskState,
     Decision,
     Denial,
+    PushState,
     RateLimit,
     StateRecord,
 )
 from sipsidecar.signals.health import Signals, readings
 from sipsidecar.signals.kpi import Windows
 from sipsidecar.signals.leases import Alive, Leases
-from sipsidecar.signals.pushing import AskState, PushState
 from sipsidecar.signals.rules import GLOBAL, SCOPES, Rule
 from sipsidecar.signals.snapshot import (
     DECISION_BOUNDS,

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from sipsidecar.calls.events import Sighted
-from sipsidecar.signals.decisions import OVERFLOW, REFUSE, Ask, Decision
-from sipsidecar.signals.pushing import AskState
+from sipsidecar.signals.decisions import OVERFLOW, REFUSE, Ask, AskState, Decision
 from sipsidecar.wire import esl
 
 PATIENCE: Final = 2.0

@@ -31,8 +31,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from sipsidecar.calls.events import OTHER, Cohort
-from sipsidecar.signals.decisions import OTHER_RULE, OVERFLOW, Denial, RateLimit
-from sipsidecar.signals.pushing import PushState
+from sipsidecar.signals.decisions import OTHER_RULE, OVERFLOW, Denial, PushState, RateLimit
 from sipsidecar.tables import printable
 from sipsidecar.wire import esl
 

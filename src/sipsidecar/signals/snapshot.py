@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from sipsidecar.signals.pushing import AskState, PushState
+from sipsidecar.signals.decisions import AskState, PushState
 
 DELAY_BOUNDS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 32.0, 60.0)
 """Seconds. Callers notice from 2 s on; 32 s is RFC 3261's Timer B."""

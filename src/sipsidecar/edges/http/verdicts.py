@@ -77,7 +77,7 @@ class Admitter(Protocol):
 
         `rules`: objects with rule, measure, scope, scope_value, state, since_seconds, value,
         threshold, reserve, percent_admitted, outcome and reason; `drains`: scope, scope_value and
-        seconds; `leases`: held, pending, and ended by why; `pushes` and `asks`: as `signals.pushing` has them; `checks`: as
+        seconds; `leases`: held, pending, and ended by why; `pushes` and `asks`: as `signals.decisions` has them; `checks`: as
         `signals.health.Probed`; `signals`: value by name; `fail`: fail-open or fail-closed by trunk.
         """
         ...

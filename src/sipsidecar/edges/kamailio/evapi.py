@@ -18,8 +18,7 @@ import msgspec
 
 from sipsidecar.calls.events import Sighted
 from sipsidecar.edges.kamailio import entries
-from sipsidecar.signals.decisions import ADMIT, OVERFLOW, REFUSE, Ask, Decision
-from sipsidecar.signals.pushing import AskState
+from sipsidecar.signals.decisions import ADMIT, OVERFLOW, REFUSE, Ask, AskState, Decision
 from sipsidecar.tables import printable
 from sipsidecar.wire import sip
 

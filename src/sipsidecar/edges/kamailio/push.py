@@ -22,8 +22,7 @@ import msgspec
 
 from sipsidecar.config import parse_address
 from sipsidecar.edges.kamailio.entries import CHECKSUM, TEXTS, UP, Encoder, Key
-from sipsidecar.signals.decisions import Denial, RateLimit
-from sipsidecar.signals.pushing import PushState
+from sipsidecar.signals.decisions import Denial, PushState, RateLimit
 from sipsidecar.tables import printable
 
 EVERY: Final = 1.0
