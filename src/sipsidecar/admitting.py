@@ -89,7 +89,10 @@ def policy_of(config: Config) -> Policy:
 
 
 class Admitting:
-    """Admission in one sidecar; `figures` reads it, for rules about its own health."""
+    """Admission in one sidecar.
+
+    `figures` reads it, for rules about its own health; `asked` hears of every question.
+    """
 
     def __init__(
         self,
@@ -98,6 +101,8 @@ class Admitting:
         pipeline: Pipeline,
         switchboard: Switchboard,
         figures: Callable[[], Figures],
+        *,
+        asked: Callable[[], None] = lambda: None,
         disks: Sequence[str] = (),
     ) -> None:
         said = config.admission
@@ -106,6 +111,7 @@ class Admitting:
         self._cohorts = cohorts
         self._pipeline = pipeline
         self._figures = figures
+        self._on_question = asked
         self._machine = host.Machine(disks)
         scopes = (GLOBAL, *SCOPES) if cohorts else (GLOBAL, "node")
         self._windows = Windows(
@@ -242,6 +248,7 @@ class Admitting:
     def ask(self, ask: Ask) -> Decision:
         """Answer one question."""
         began = time.perf_counter()
+        self._on_question()
         decision = self.admission.ask(ask, self._loop.time(), time.time_ns() // 1000)
         if self.admission.standing.changed:
             self._tell(self._loop.time())

@@ -26,6 +26,7 @@ from sipsidecar.calls.thresholds import Thresholds
 from sipsidecar.config import Config, parse_address
 from sipsidecar.edges import host, postgres
 from sipsidecar.edges.capture import CaptureError, TcpCapture, UdpCapture
+from sipsidecar.edges.capture.udp import HURRIED_SECONDS
 from sipsidecar.edges.embedded import (
     Binaries,
     EmbeddedPostgres,
@@ -59,6 +60,8 @@ TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
 TIMER_SECONDS = 0.002
 """Time that closing calls takes at once: who waits for HTTP meanwhile waits that long."""
+HURRY = 1.0
+"""Seconds after a question about a call in which capture and timers take short turns."""
 YOUNG = 10_000
 """Objects between young collections: each looks at so many, which takes some milliseconds."""
 SURVIVED = 2
@@ -221,7 +224,13 @@ class Sidecar:
         if is_wanted(config):
             disks = [str(data_directory(config)), str(spool_directory(config))]
             self._admitting = Admitting(
-                config, cohorts, self.pipeline, self._switchboard, self.figures, disks
+                config,
+                cohorts,
+                self.pipeline,
+                self._switchboard,
+                self.figures,
+                asked=self._hurry,
+                disks=disks,
             )
         self._metrics = Metrics(self.figures)
         http = config.http
@@ -420,6 +429,10 @@ class Sidecar:
 
     # -- between the parts
 
+    def _hurry(self) -> None:
+        """Somebody asks about calls: an answer must not wait for long turns."""
+        self._udp.hurried_until = self._loop.time() + HURRY
+
     def _admits(self, peer: str) -> bool:
         return self.pipeline.gate.admits(peer)
 
@@ -461,7 +474,9 @@ class Sidecar:
 
     def _close_due(self, now: float) -> bool:
         """Close the calls that are due, for a short while; returns whether there are more."""
-        pipeline, until = self.pipeline, time.monotonic() + TIMER_SECONDS
+        hurried = now < self._udp.hurried_until
+        pipeline = self.pipeline
+        until = time.monotonic() + (HURRIED_SECONDS if hurried else TIMER_SECONDS)
         while (timer := pipeline.next_timer()) is not None and timer <= now:
             if time.monotonic() >= until:
                 return True

@@ -87,7 +87,15 @@ def _is_over(bits: int) -> bool:
     return bool(bits & (ENDED | GONE)) or (bool(bits & REFUSED) and not bits & ANSWERED)
 
 
+def _met_state(bits: int) -> int | None:
+    """That of a call that was met in its middle: its INVITE is not known, but what came of it."""
+    if bits & INVITED or _is_over(bits):
+        return None
+    return 2 if bits & ANSWERED else 1 if bits & RANG else None
+
+
 _STATE_OF = [_live_state(bits) for bits in range(2 * FAILED)]
+_MET_STATE_OF = [_met_state(bits) for bits in range(2 * FAILED)]
 
 
 class Alive(NamedTuple):
@@ -230,7 +238,9 @@ class CallTable:
             self._show(call)
         elif call.news and self.watch:
             self._tell(call)
-        if call.emitted is not None:
+        if call.emitted is not None or (
+            (call.acks or message.method == "CANCEL") and _ends_unseen(call)
+        ):
             self._schedule_by(call, now + self._timing.settle)
 
     def call_of(
@@ -560,17 +570,19 @@ class CallTable:
                 self.live[state] += 1
             call.shown = state
         if self.watch:
-            self._tell(call)
+            self._tell(call, gone=gone)
 
-    def _tell(self, call: Call) -> None:
-        """Tell of a call what is not told yet."""
-        last = call.moved
-        if call.shown is not None:
+    def _tell(self, call: Call, *, gone: bool = False) -> None:
+        """Tell of a call what is not told yet; one whose INVITE was lost holds capacity, too."""
+        last, state = call.moved, call.shown
+        if state is None and not gone and (call.emitted is None or call.revived):
+            state = _MET_STATE_OF[call.live]
+        if state is not None:
             if last is None or call.news:
-                move = Move(call.call_id, STATES[call.shown], self._cohort(call))
+                move = Move(call.call_id, STATES[state], self._cohort(call))
                 call.news = False
             else:
-                move = Move(call.call_id, STATES[call.shown], last.cohort)
+                move = Move(call.call_id, STATES[state], last.cohort)
         elif last is not None:
             move = Move(call.call_id, None, last.cohort)
         elif call.emitted is None and call.live & (INVITED | ENDED) and _is_over(call.live):
@@ -677,6 +689,8 @@ class CallTable:
         bits = call.live
         if call.emitted is not None or bits & (ENDED | REFUSED) or not bits & INVITED:
             return 0.0
+        if _ends_unseen(call):
+            return 0.0
         if bits & ANSWERED:
             return call.last_now + min(
                 (call.session_expires or self._timing.longest) + TIMER_B, self._timing.longest
@@ -733,6 +747,20 @@ class CallTable:
         self.index.forget(call.call_id)
         self._lingering.pop(call.call_id, None)
         del self._calls[call.call_id]
+
+
+def _ends_unseen(call: Call) -> bool:
+    """Whether an open call may be over: there is a CANCEL, or an ACK, of an INVITE without a final.
+
+    Its record tells; to derive that at every message would cost too much.
+    """
+    if call.live & (ANSWERED | ENDED | GONE | REFUSED):
+        return False
+    acked = {(ack.branch, ack.cseq) for ack in call.acks.values()}
+    return any(
+        (leg.cancel or key in acked) and not any(status >= 200 for status, *_ in leg.replies)
+        for key, leg in call.legs.items()
+    )
 
 
 def _set_up(call: Call, rows: Sequence[StoredRow]) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ by BYE, refusal or hang-up as HEP or ESL show it, by its patience when the call 
 silence when its end was lost. A lost BYE never leaks capacity.
 
 What is said of an ended call is remembered for a while: live states that come late do not bring it
-back. Where the call table still knows it as alive afterwards, it was another call under its name,
-and is counted from then on. So is a call that was taken for silent and is heard again.
+back. Where the call table knows better it goes on, and is counted again at once: what looked like
+its refusal was an attempt's, or its caller tried once more. So is a call that was taken for silent
+and is heard again.
 """
 
 from collections import Counter, OrderedDict
@@ -21,6 +22,9 @@ from sipsidecar.signals.rules import GLOBAL, SCOPES
 LATE = 64.0
 """Seconds after its end in which a call is not brought back by a live state: HEP repeats and
 reorders, and a call lingers in the table for 64 T1 twice (RFC 3261)."""
+OVERLAP = 1.0
+"""Seconds after a retry was asked about in which an end may still be that of the INVITE before it: the
+question is faster than HEP, which takes its time and reorders."""
 MAX_RETRIES = 8
 """INVITEs with higher CSeqs that still are the call that was asked about: a challenge's answer, a
 redirect's. Without an end one admission would let any number of calls in."""
@@ -46,6 +50,8 @@ class Lease(msgspec.Struct):
     seen: bool = False
     """HEP or ESL showed the call; until then it is pending."""
     answered: bool = False
+    passed: bool = False
+    """It was seen to ring or be answered: whoever asks about it let it pass already."""
     due: float = 0.0
     """Monotonic; when it is looked at again."""
     exempt: bool = False
@@ -54,6 +60,8 @@ class Lease(msgspec.Struct):
     """It was admitted; else it was only seen, and its From tag is not known."""
     earlier: tuple[int, ...] = ()
     """CSeqs that it was asked about before `cseq`."""
+    retried: float = float("-inf")
+    """Monotonic; when it was first asked about `cseq`, if there are earlier ones."""
     number: int = 0
     """Of its own."""
 
@@ -75,6 +83,8 @@ class _Past(msgspec.Struct):
     due: float
     refused: bool = False
     """By this product: such a call can have no live state but trying."""
+    released: bool = False
+    """Somebody else than the table knows that it is over, and may know it first."""
     said: tuple[str, Cohort] | None = None
     """The newest live state that came since."""
 
@@ -114,7 +124,7 @@ class Leases:
         self.forgotten = 0
         """Ended calls that were forgotten early, for there were more than `max_leases` of them."""
         self.returned = 0
-        """Calls that ended as silent, and were heard again."""
+        """Calls that had ended, as it seemed, and went on."""
         self._alive = alive
         self._patience = pending
         self._quiet = quiet
@@ -149,21 +159,32 @@ class Leases:
         """Ended calls whose names are kept."""
         return len(self._past) + len(self._silent)
 
-    def holds(self, call_id: str, from_tag: str, cseq: int | None) -> bool:
+    def holds(
+        self, call_id: str, from_tag: str, cseq: int | None, now: float | None = None
+    ) -> bool:
         """Whether this question is of a call that holds a lease.
 
         It is for a retransmission, another fork, the retry after a challenge or a failover, but not
         for a new call under an old name.
         """
+        if now is not None:
+            self._advance(now)
         return self._held(call_id, from_tag, cseq) is not None
 
     def own(self, call_id: str) -> Lease | None:
         """The lease that a call has because it was seen before its question came: HEP was faster.
 
-        It stands in the counts already, and must not be counted against itself.
+        It stands in the counts already, and must not be counted against itself. An answered one is
+        meant only if it is young: its question was late, as after a stop of this process.
         """
-        leases = self._calls.get(call_id, ())
-        return next((one for one in leases if not one.asked and not one.answered), None)
+        return next(
+            (
+                one
+                for one in self._calls.get(call_id, ())
+                if not one.asked and (not one.answered or self._now - one.since < self._patience)
+            ),
+            None,
+        )
 
     def is_crowded(self, call_id: str) -> bool:
         """Whether a Call-ID has so many leases that no other begins: refuse its next call.
@@ -214,28 +235,40 @@ class Leases:
         leases = self._calls.get(call_id)
         if leases is None:
             past = self._past.get(call_id)
-            if past is not None and not (past.refused and state != "trying"):
+            if past is not None and self._is_late(call_id, past, state):
                 past.said = state, cohort
                 return
-            self._past.pop(call_id, None)
+            if past is not None:
+                del self._past[call_id]
+                self.returned += not past.refused
             self._begin(_seen(call_id, state, cohort, now), now)
             return
         for lease in leases:
             if not lease.seen:
                 self._mark_seen(lease, now)
+            if state != "trying":
+                lease.passed = True
             if state == "answered":
                 lease.answered = True
             self._place(lease, _refined(lease.cohort, cohort) if lease.asked else cohort)
 
     def over(self, call_id: str, now: float, why: str = "over") -> int:
-        """A call ended; returns how many leases it held."""
+        """A call ended; returns how many leases it held.
+
+        One whose retry was just asked about waits as if it had not been seen: this may be the end of
+        the INVITE before it.
+        """
         now = self._advance(now)
         self._silent.pop(call_id, None)
-        leases = self._calls.get(call_id, ())
-        held = len(leases)
-        for lease in tuple(leases):
+        held = 0
+        for lease in tuple(self._calls.get(call_id, ())):
+            if why == "over" and not lease.answered and now - lease.retried < OVERLAP:
+                self._wait_again(lease, now)
+                continue
             self._end(lease, why)
-        self._remember(call_id, now)
+            held += 1
+        if call_id not in self._calls:
+            self._remember(call_id, now, released=why != "over")
         return held
 
     def next_timer(self) -> float | None:
@@ -320,6 +353,15 @@ class Leases:
             silent.due = now + self._look
             self._silent[call_id] = silent
 
+    def _is_late(self, call_id: str, past: _Past, state: str) -> bool:
+        """Whether a live state is an old one of an ended call, or of one that was refused."""
+        if past.refused:
+            return state == "trying"
+        if past.released:
+            return True
+        alive = self._alive(call_id)
+        return alive is None or alive.over or alive.last_now < past.at
+
     def _is_quiet(self, alive: Alive, now: float) -> bool:
         return self._quiet > 0 and alive.media and now - alive.last_now > self._quiet
 
@@ -341,7 +383,7 @@ class Leases:
                 return lease
             if not lease.answered and cseq > lease.cseq and len(lease.earlier) < MAX_RETRIES:
                 lease.earlier += (lease.cseq,)
-                lease.cseq = cseq
+                lease.cseq, lease.retried = cseq, self._now
                 return lease
         return None
 
@@ -376,6 +418,12 @@ class Leases:
         lease.seen, lease.due = True, now + self._look
         self._seen[lease.number] = lease
 
+    def _wait_again(self, lease: Lease, now: float) -> None:
+        if lease.seen:
+            del self._seen[lease.number]
+            lease.seen, lease.due = False, now + self._patience
+            self._pending[lease.number] = lease
+
     def _place(self, lease: Lease, cohort: Cohort) -> None:
         if cohort != lease.cohort:
             self._count(lease.cohort, -1)
@@ -391,12 +439,14 @@ class Leases:
             else:
                 del self.active[key]
 
-    def _remember(self, call_id: str, now: float, *, refused: bool = False) -> None:
+    def _remember(
+        self, call_id: str, now: float, *, refused: bool = False, released: bool = False
+    ) -> None:
         self._past.pop(call_id, None)
         if len(self._past) >= self._max:
             self._past.popitem(last=False)
             self.forgotten += 1
-        self._past[call_id] = _Past(now, now + LATE, refused)
+        self._past[call_id] = _Past(now, now + LATE, refused, released)
 
     def _silence(self, lease: Lease, now: float) -> None:
         silent = self._silent.get(lease.call_id)
@@ -415,7 +465,10 @@ class Leases:
 
 def _seen(call_id: str, state: str, cohort: Cohort, now: float) -> Lease:
     """The lease of a call that is seen and was not asked about."""
-    return Lease(call_id, "", cohort, now, seen=True, answered=state == "answered", asked=False)
+    return Lease(
+        call_id, "", cohort, now, seen=True, answered=state == "answered",
+        passed=state != "trying", asked=False,
+    )  # fmt: skip
 
 
 def _refined(known: Cohort, told: Cohort) -> Cohort:

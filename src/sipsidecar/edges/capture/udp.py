@@ -25,6 +25,8 @@ PER_TURN = 64
 overload and its queue grew to three times the memory."""
 TURN_SECONDS = 0.002
 """Time of a turn: on a slow or crowded machine 64 datagrams are too many for who waits meanwhile."""
+HURRIED_SECONDS = 0.0005
+"""The same while somebody asks whether calls may begin: a question waits for a turn or several."""
 LOOK_EVERY = 8
 """Datagrams between looks at the clock."""
 TICK = 0.001
@@ -46,6 +48,8 @@ class UdpCapture:
         self._idle = 0
         self._more = False
         """The last turn ended before the kernel had no more."""
+        self.hurried_until = 0.0
+        """Loop time until which turns are short."""
         self._timer: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
         self._drops = 0
@@ -132,7 +136,7 @@ class UdpCapture:
         received_at = time.time_ns() // 1000
         deliver = self._deliver
         receive = sock.recvfrom
-        until = time.monotonic() + TURN_SECONDS
+        until = time.monotonic() + (HURRIED_SECONDS if now < self.hurried_until else TURN_SECONDS)
         count = 0
         self._more = True
         while count < PER_TURN and (count % LOOK_EVERY or time.monotonic() < until):
