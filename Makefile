@@ -5,7 +5,7 @@ ARGS ?=
 HOURS ?= 6
 CALLS ?= 1000
 
-.PHONY: help run demo test check live live-media fuzz bench bench-esl chaos soak clean
+.PHONY: help run demo test check live live-media fuzz bench bench-esl bench-overload chaos soak clean
 
 help:
 	@echo "make run      start the sidecar: HEP on 127.0.0.1:9060, HTTP on 127.0.0.1:9080"
@@ -17,6 +17,7 @@ help:
 	@echo "make fuzz     a coverage-guided minute per parser (SECONDS=60)"
 	@echo "make bench    load generator against a fresh sidecar: loss, CPU, memory"
 	@echo "make bench-esl  readers of FreeSWITCH's events: ours, plain and JSON, and greenswitch"
+	@echo "make bench-overload  admission at 0.8 to 10 times a known capacity, a dead sidecar, latencies"
 	@echo "make chaos    two hours of faults, floods and attacks; the table goes to OUT=..."
 	@echo "make soak     HOURS=6 of steady load: does memory grow; the table goes to OUT=..."
 	@echo "make clean    remove the virtual environment and caches"
@@ -81,6 +82,16 @@ bench-esl: .venv/test
 
 OUT ?= $(or $(TMPDIR),/tmp)/sipsidecar-$@.txt
 CHAOS := PYTHONPATH=tests $(BIN)/python -m
+# Twelve minutes with the system's own Kamailio; on a machine that does nothing else, for the figures
+# are of time. Each is a script with flags of its own: python -m overload.loads --help.
+bench-overload: .venv/test
+	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }
+	@rm -f "$(OUT)"; failed=0; \
+	for each in "loads --svg $(OUT).svg" faults latency; do \
+		echo "== $$each"; $(CHAOS) overload.$$each --out "$(OUT)" || failed=1; \
+	done; \
+	echo "== the results are in $(OUT) and $(OUT).svg"; exit $$failed
+
 # Each is a script of tests/chaos with its flags; they share no state, and one that fails stops none.
 chaos: .venv/test
 	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }

@@ -800,7 +800,7 @@ async def dial(
     gone = asked.refused or asked.transferred
     asked.goes_on = resumed and not gone
     asked.seconds = time.monotonic() - began
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # uvloop's, where the connection is over
         writer.write(NOTICE)
         writer.close()
         await writer.wait_closed()

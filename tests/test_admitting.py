@@ -1,5 +1,6 @@
 """Admission in a running sidecar: asked over HTTP, fed by HEP, told about in rows, metrics, health."""
 
+import asyncio
 import json
 import urllib.request
 from collections.abc import Iterator
@@ -9,9 +10,13 @@ from typing import Any
 import pytest
 
 from running import Sidecar, datagrams, send_udp, sidecar, until
-from sipsidecar.admitting import is_wanted, policy_of
+from sipsidecar.admitting import Admitting, policy_of
 from sipsidecar.config import AdmissionSettings, Config
-from sipsidecar.signals.rules import Rule
+from sipsidecar.pipeline import Pipeline
+from sipsidecar.signals.cohort import Cohorts
+from sipsidecar.signals.rules import GLOBAL, Rule
+from sipsidecar.signals.snapshot import Figures
+from sipsidecar.switchboard import Switchboard
 
 AGENT = "127.10.0.1"
 CONFIG = """
@@ -90,11 +95,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def test_admission_is_there_only_where_it_is_configured() -> None:
-    assert not is_wanted(Config())
-    assert is_wanted(Config(admission=AdmissionSettings(evapi={"edge": "127.0.0.1:1"})))
+    assert not Config().admission.wanted
+    assert AdmissionSettings(evapi={"edge": "127.0.0.1:1"}).wanted
     rule = Rule(name="full", measure="calls", limit=1)
     config = Config(admission=AdmissionSettings(rules=(rule,), waited_ms=100.0))
-    assert is_wanted(config)
+    assert config.admission.wanted
     assert policy_of(config).rules == (rule,)
     assert policy_of(config).waited == 0.1
 
@@ -177,3 +182,86 @@ def test_a_reload_puts_other_rules_in_force(world: Running) -> None:
     finally:
         world.config.write_text(text)
         world.post("/v1/reload")
+
+
+def test_a_reload_says_which_rules_wait_for_a_restart(world: Running) -> None:
+    text = world.config.read_text()
+    more = """
+[[admission.rules]]
+name = "elsewhere"
+measure = "signal"
+which = "x"
+limit = 1
+outcome = "overflow"
+route = "voicemail"
+
+[[admission.rules]]
+name = "pipeline"
+measure = "check"
+which = "llm"
+
+[[admission.rules]]
+name = "newcomer"
+measure = "calls"
+trunk = "new"
+limit = 1
+
+[[admission.rules]]
+name = "patient"
+measure = "asr_percent"
+limit = 10
+window_seconds = 3600
+"""
+    new = text.replace('routes = ["ivr"]', 'routes = ["ivr", "voicemail"]').replace(
+        "pending_seconds = 60",
+        'pending_seconds = 60\nchecks = [{ name = "llm", url = "tcp://127.0.0.1:1" }]',
+    )
+    new += more + '\n[[cohorts.match]]\ntrunk = "new"\nsources = ["198.51.100.1"]\n'
+    world.config.write_text(new)
+    try:
+        done = world.post("/v1/reload")
+        assert done["reloaded"] == ["admission.rules"]
+        said = world.one.err.read_text()
+    finally:
+        world.config.write_text(text)
+        world.post("/v1/reload")
+    for words in (
+        "rule elsewhere: no switch that is told knows route voicemail before the next start",
+        "rule pipeline: nobody looks at check llm before the next start",
+        "rule newcomer: no call is of trunk new before the next start",
+        "rule patient: looks back no further than 300 s before the next start",
+    ):
+        assert words in said
+    assert "rule acme-calls: " not in said
+
+
+def test_each_change_of_a_rule_and_its_notify_mark_are_logged(world: Running) -> None:
+    world.post("/v1/signals", name="tts-latency", value=3.0, ttl_seconds=30)
+    until("the rule", lambda: ("tts", "closed") in world.states())
+    line = "rule tts of all calls: open -> closed: signal tts-latency 3: over 1.5"
+    until("its line", lambda: line in world.one.err.read_text())
+    world.post("/v1/signals", name="tts-latency", value=0.2, ttl_seconds=30)
+    world.post("/v1/admission/resume")
+
+
+def test_a_switch_that_counts_by_itself_is_told_whose_limit_it_is() -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Switch:
+        def show(self, *what: Any) -> None:
+            told.append(what)
+
+    def unread() -> Figures:
+        raise AssertionError
+
+    async def tell() -> None:
+        rules = (Rule(name="full", measure="calls", limit=100),)
+        config = Config(admission=AdmissionSettings(rules=rules))
+        pipeline = Pipeline()
+        board = Switchboard(config, pipeline)
+        board.pushes = (Switch(),)  # type: ignore[assignment]
+        part = Admitting(config, Cohorts(), pipeline, board, unread)
+        part.set_limit("full", 50)
+
+    asyncio.run(tell())
+    assert told[-1][2:] == ({(GLOBAL, ""): 47}, {(GLOBAL, ""): "full"})

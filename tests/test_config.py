@@ -694,8 +694,14 @@ def test_rules_and_matchers_are_tables_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('measure = "calls"', 'measure = "cals"', "admission.rules[0].measure: "),
-        ("limit = 50", "limitt = 50", "limitt"),
+        (
+            'measure = "calls"',
+            'measure = "cals"',
+            "admission.rules[0].measure: no such one, did you mean calls?, got {'name'",
+        ),
+        ('measure = "calls"', 'measure = "x"', "expected one of calls, calls_per_second, asr_"),
+        ("limit = 50", "limitt = 50", "no such key limitt, did you mean limit?"),
+        ("limit = 50", 'limit = "50"', "admission.rules[0].limit: expected float, got str"),
         ("limit = 50\n", "", "calls needs a limit"),
         ('route = "ivr"', 'route = "other"', "is not among admission.routes"),
         ('fail_closed = ["acme"]', 'fail_closed = ["beta"]', "no matcher of cohorts.match has"),
@@ -705,6 +711,11 @@ def test_rules_and_matchers_are_tables_of_the_file(tmp_path: Path) -> None:
             'trunk = "acme"\nlimit',
             'node = "x"\nlimit',
             "node 'x' is the name of no agent or switch",
+        ),
+        (
+            'trunk = "acme"\nlimit = 50\noutcome = "overflow"\nroute = "ivr"',
+            'node = "edge"\nlimit = 50\n[admission.kamailio]\nedge = "udp:127.0.0.1:8033"',
+            "name its capture id, such as hep.agents = { edge = 2001 }",
         ),
         ("http://127.0.0.1:8000/health", "ftp://x", "expected http://, https:// or tcp://"),
     ],

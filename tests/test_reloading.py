@@ -83,6 +83,8 @@ TOGETHER: dict[str, dict[str, object]] = {
     "privacy.mask_users": {"privacy.key": SECRET},
     "privacy.mask_names": {"privacy.key": SECRET},
 }
+RUNNING: dict[str, object] = {"admission.evapi": {"running": "127.0.0.1:9"}}
+"""Where nothing of admission runs, all of it needs a restart."""
 TLS = {"tls_certificate": "c.pem", "tls_key": "k.pem"}
 
 
@@ -92,11 +94,14 @@ def test_a_single_change_is_applied_or_needs_a_restart_as_the_table_says(key: st
     flags: dict[str, object] = {key: other(key, default), **TOGETHER.get(key, {})}
     if ".tls_" in key:
         flags |= {f"{key.partition('.')[0]}.{name}": value for name, value in TLS.items()}
+    old = load(None, {}, RUNNING if key.startswith("admission.") else {}).config
+    if key != "admission.evapi":
+        flags = {**(RUNNING if key.startswith("admission.") else {}), **flags}
     new = load(None, {}, flags).config
-    plan = changes(Config(), new)
+    plan = changes(old, new)
     assert key in (plan.applied if RELOADABLE[key] else plan.needs_restart)
-    effective = merged(Config(), new, plan)
-    assert value_of(effective, key) == value_of(new if RELOADABLE[key] else Config(), key)
+    effective = merged(old, new, plan)
+    assert value_of(effective, key) == value_of(new if RELOADABLE[key] else old, key)
     assert changes(effective, new).applied == ()
 
 
@@ -157,3 +162,10 @@ def test_guards_change_while_their_door_stays_as_it_is() -> None:
     plan = changes(old, new)
     assert plan == Plan(applied=("http.read_tokens",))
     assert merged(old, new, plan) == new
+
+
+def test_the_first_rules_need_a_restart() -> None:
+    rules = [{"name": "full", "measure": "calls", "limit": 5}]
+    assert changes(Config(), configured(admission__rules=rules)).needs_restart == (
+        "admission.rules",
+    )

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -20,19 +20,19 @@ from sipsidecar.signals import telling
 from sipsidecar.signals.admission import Admission, Policy
 from sipsidecar.signals.cohort import Cohorts
 from sipsidecar.signals.decisions import (
+    OPEN,
+    RAMPING,
     AdmissionRecord,
     Ask,
     AskState,
     Decision,
-    Denial,
     PushState,
-    RateLimit,
     StateRecord,
 )
 from sipsidecar.signals.health import Signals, readings
 from sipsidecar.signals.kpi import Windows
 from sipsidecar.signals.leases import Alive, Leases
-from sipsidecar.signals.rules import GLOBAL, SCOPES, Rule
+from sipsidecar.signals.rules import EACH, GLOBAL, SCOPES, Rule
 from sipsidecar.signals.snapshot import (
     DECISION_BOUNDS,
     AdmissionFigures,
@@ -45,34 +45,28 @@ EVERY = 1.0
 """Seconds between two readings of every rule."""
 STEP = 60.0
 """Seconds of figures that are kept where no rule looks back."""
+TELL_SHARE = 0.1
+"""Of the time, to find out and say what switches must know: with many rules that takes milliseconds."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before a part that failed begins again."""
+COMPLAIN_EVERY = 600.0
+"""Seconds between two tracebacks of one part."""
 
 log = logging.getLogger("sipsidecar.admission")
 
 
+class NotAtWorkError(Exception):
+    """Rules cannot be read: a question has no answer, which is neither yes nor no."""
+
+
 class Told(Protocol):
     """A switch that decides by itself with what it was told."""
-
-    def show(
-        self,
-        denials: Sequence[Denial],
-        limits: Sequence[RateLimit],
-        caps: Mapping[tuple[str, str], int],
-    ) -> None:
-        """Tell it what must hold now."""
 
     async def run(self) -> None:
         """Renew what it holds, until cancelled."""
 
     def status(self) -> PushState:
         """How it is with it."""
-
-
-def is_wanted(config: Config) -> bool:
-    """Whether anything of admission is configured."""
-    said = config.admission
-    return bool(
-        said.rules or said.kamailio or said.evapi or said.freeswitch or said.outbound_listen
-    )
 
 
 def policy_of(config: Config) -> Policy:
@@ -114,9 +108,10 @@ class Admitting:
         self._on_question = asked
         self._machine = host.Machine(disks)
         scopes = (GLOBAL, *SCOPES) if cohorts else (GLOBAL, "node")
+        self._longest = max((rule.window_seconds for rule in said.rules), default=STEP)
         self._windows = Windows(
             scopes,
-            longest=max((rule.window_seconds for rule in said.rules), default=STEP),
+            longest=self._longest,
             nodes={number: name for name, number in config.hep.agents.items()},
         )
         leases = Leases(
@@ -128,7 +123,7 @@ class Admitting:
         self.admission = Admission(policy_of(config), cohorts, self._windows, leases)
         self._signals = Signals(_signals(said.rules))
         self._prober = Prober(said.checks)
-        self._told: list[Told] = [
+        self._kamailios = [
             KamailioPush(
                 name,
                 address,
@@ -138,7 +133,8 @@ class Admitting:
             )
             for name, address in said.kamailio.items()
         ]
-        self._told += switchboard.pushes
+        self._switches = switchboard.pushes
+        self._told: list[Told] = [*self._kamailios, *self._switches]
         self._asked = [
             KamailioAsk(name, *parse_address(address), self.ask)
             for name, address in said.evapi.items()
@@ -147,6 +143,12 @@ class Admitting:
         if said.outbound_listen:
             self._outbound = Outbound(self.ask, name_of=switchboard.name_of)
         self._seconds = Histogram(DECISION_BOUNDS)
+        self.faults = 0
+        """Bugs here that cost something: a part's beginning again, or a turn."""
+        self._complained: dict[str, float] = {}
+        self._at_work = True
+        self._told_until = 0.0
+        self._telling: asyncio.TimerHandle | None = None
         pipeline.watch(setups=any(rule.kind == "quality" for rule in said.rules))
 
     async def open(self) -> None:
@@ -156,26 +158,85 @@ class Admitting:
 
     async def close(self) -> None:
         """End listening."""
+        if self._telling is not None:
+            self._telling.cancel()
         if self._outbound is not None:
             await self._outbound.close()
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """Begin to look, to tell and to be asked."""
+        """Begin to look, to tell and to be asked: no bug in that ends these tasks."""
         return [
-            asyncio.create_task(self._look(), name="admission"),
-            asyncio.create_task(self._prober.run(), name="checks"),
-            *(asyncio.create_task(one.run(), name="tell a switch") for one in self._told),
-            *(asyncio.create_task(one.run(), name="be asked") for one in self._asked),
+            asyncio.create_task(self._keep("the rules", self._work), name="admission"),
+            asyncio.create_task(self._keep("the checks", self._prober.run), name="checks"),
         ]
 
+    async def _work(self) -> None:
+        """Look at the rules, and tell and answer switches for as long as that goes well.
+
+        Else what switches were told would hold for ever. Told and answered nothing, they do in seconds
+        what is configured for a sidecar that is gone.
+        """
+        self._at_work = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._look())
+                for told in self._told:
+                    group.create_task(self._keep("telling a switch", told.run))
+                for asked in self._asked:
+                    group.create_task(self._keep("being asked", asked.run))
+        except Exception:
+            self._at_work = False
+            raise
+
+    async def _keep(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Keep a part running: when it fails it begins again, and nothing else ends by it."""
+        pause = FIRST_PAUSE
+        while True:
+            began = self._loop.time()
+            try:
+                await run()
+            except Exception as error:  # noqa: BLE001 -- a bug must not end the capture
+                self._fault(what, error)
+            if self._loop.time() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _fault(self, what: str, error: Exception) -> None:
+        """Count a bug, and say where it is."""
+        self.faults += 1
+        now = self._loop.time()
+        if now >= self._complained.get(what, now):
+            self._complained[what] = now + COMPLAIN_EVERY
+            log.error("admission: %s failed", what, exc_info=error)
+
     def reload(self, config: Config) -> None:
-        """Put other rules in force."""
+        """Put other rules in force; what they need and a run cannot take is said."""
         self._config = config
+        for why in self._unready(config.admission.rules):
+            log.warning("%s before the next start", why)
         self.admission.use(policy_of(config))
         known = Signals(_signals(config.admission.rules))
         known.take_over(self._signals)
         self._signals = known
         self._pipeline.watch(setups=any(rule.kind == "quality" for rule in config.admission.rules))
+
+    def _unready(self, rules: Sequence[Rule]) -> list[str]:
+        """What new rules are about and this run does not have: all but rules stays as it was."""
+        said = self._config.admission
+        checks = {check.name for check in said.checks}
+        found = []
+        for rule in rules:
+            if rule.route and rule.route not in said.routes:
+                found.append(f"rule {rule.name}: no switch that is told knows route {rule.route}")
+            if rule.measure == "check" and not (rule.which in checks if rule.which else checks):
+                found.append(f"rule {rule.name}: nobody looks at check {rule.which}".rstrip())
+            known = self._cohorts.values(rule.scope)
+            if rule.scope not in (GLOBAL, "node") and rule.value not in (EACH, *known):
+                found.append(f"rule {rule.name}: no call is of {rule.scope} {rule.value}")
+            if rule.kind == "quality" and rule.window_seconds > self._longest:
+                found.append(f"rule {rule.name}: looks back no further than {self._longest:g} s")
+        return found
 
     # -- what happens
 
@@ -183,26 +244,45 @@ class Admitting:
         self, outputs: Sequence[Output], now: float
     ) -> list[AdmissionRecord | StateRecord]:
         """Take in what the pipeline learned; returns rows to store."""
-        at = time.time_ns() // 1000
+        try:
+            return self._take_in(outputs, now)
+        except Exception as error:  # noqa: BLE001 -- a bug costs a turn of admission, not of capture
+            self._fault("a turn", error)
+            return []
+
+    def _take_in(
+        self, outputs: Sequence[Output], now: float
+    ) -> list[AdmissionRecord | StateRecord]:
         moves = self._pipeline.moves()
         if moves:
-            self.admission.receive_moves(moves, now, at)
+            self.admission.receive_moves(moves, now, time.time_ns() // 1000)
+        # What a fallback makes of a call says nothing of the trunk that it was kept from.
+        elsewhere = self.admission.is_elsewhere
         for setup in self._pipeline.setups():
-            self._windows.receive_setup(setup, now)
+            if not elsewhere(setup.call.call_id):
+                self._windows.receive_setup(setup, now)
         ended: dict[tuple[str, str], CallRecord] = {}
         for record in outputs:
-            if isinstance(record, CallRecord) and not record.revision:
+            if isinstance(record, CallRecord) and not (
+                record.revision or elsewhere(record.call_id)
+            ):
                 ended[record.call_id, record.from_tag] = record
                 self._windows.receive_call(record, now)
                 if record.final_origin == "admission":
-                    self.admission.receive_refused(record, at)
+                    self.admission.receive_refused(record, time.time_ns() // 1000)
         for record in outputs:
-            if isinstance(record, MediaRecord) and not record.revision:
+            if isinstance(record, MediaRecord) and not (
+                record.revision or elsewhere(record.call_id)
+            ):
                 call = ended.get((record.call_id, record.from_tag))
                 self._windows.receive_media(record, call, now)
         if self.admission.standing.changed:
-            self._tell(now)
-        return self.admission.records()
+            self._tell()
+        rows = self.admission.records()
+        for row in rows:
+            if isinstance(row, StateRecord) and row.by == "rule":  # an operator's are said below
+                _say(row, self.admission.standing.rule(row.rule))
+        return rows
 
     async def _look(self) -> None:
         """Every rule's reading, once a second."""
@@ -221,7 +301,7 @@ class Admitting:
             )
             await self._end_leases(now)
             self.admission.handle_timer(now, at)
-            self._tell(now)
+            self._show(now)
             due = max(due + EVERY, now)
             await asyncio.sleep(max(due - self._loop.time(), 0))
 
@@ -232,13 +312,44 @@ class Admitting:
             leases.handle_timer(now)
             await asyncio.sleep(0)
 
-    def _tell(self, now: float) -> None:
+    def _tell(self) -> None:
+        """Say what switches must know: at once, or when enough time went to other things."""
+        if self._telling is None:
+            wait = self._told_until - time.monotonic()
+            if wait > 0:
+                self._telling = self._loop.call_later(wait, self._tell_now)
+            else:
+                self._tell_now()
+
+    def _tell_now(self) -> None:
+        try:
+            self._show(self._loop.time())
+        except Exception as error:  # noqa: BLE001 -- whoever asks gets his answer
+            self._fault("telling", error)
+
+    def _show(self, now: float) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        began = time.monotonic()
         standing = self.admission.standing
         standing.changed = False
+        if self._told:
+            self._show_all(now)
+        ended = time.monotonic()
+        self._told_until = ended + (ended - began) * (1 / TELL_SHARE - 1)
+
+    def _show_all(self, now: float) -> None:
+        standing = self.admission.standing
         denials, limits = telling.denials(standing, self._cohorts, now)
-        caps = telling.caps(standing)
-        for one in self._told:
-            one.show(denials, limits, caps)
+        for kamailio in self._kamailios:
+            kamailio.show(denials, limits)
+        if self._switches:
+            caps = telling.caps(standing)
+            rooms = {key: room for key, (room, _) in caps.items()}
+            rules = {key: rule for key, (_, rule) in caps.items()}
+            for switch in self._switches:
+                switch.show(denials, limits, rooms, rules)
 
     def _alive(self, call_id: str) -> Alive | None:
         return self._pipeline.alive(call_id)
@@ -246,12 +357,14 @@ class Admitting:
     # -- who asks, and who operates
 
     def ask(self, ask: Ask) -> Decision:
-        """Answer one question."""
+        """Answer one question; NotAtWorkError."""
+        if not self._at_work:
+            raise NotAtWorkError
         began = time.perf_counter()
         self._on_question()
         decision = self.admission.ask(ask, self._loop.time(), time.time_ns() // 1000)
         if self.admission.standing.changed:
-            self._tell(self._loop.time())
+            self._tell()
         self._seconds.observe(time.perf_counter() - began)
         return decision
 
@@ -275,7 +388,7 @@ class Admitting:
     def drain(self, scope: str, value: str) -> None:
         """Refuse every new call of one value, or of all (`global`)."""
         self.admission.standing.drain(scope, value, self._loop.time(), time.time_ns() // 1000)
-        self._tell(self._loop.time())
+        self._tell()
         log.warning("an operator drained %s", f"{scope} {value}".strip())
 
     def resume(self, scope: str, value: str) -> int:
@@ -283,7 +396,7 @@ class Admitting:
         changed = self.admission.standing.resume(
             scope, value, self._loop.time(), time.time_ns() // 1000
         )
-        self._tell(self._loop.time())
+        self._tell()
         log.warning("an operator resumed %s", f"{scope} {value}".strip())
         return changed
 
@@ -292,7 +405,7 @@ class Admitting:
         found = self.admission.standing.set_limit(
             rule, limit, self._loop.time(), time.time_ns() // 1000
         )
-        self._tell(self._loop.time())
+        self._tell()
         log.warning("an operator set the limit of rule %s to %g", found.name, found.threshold)
         return {"rule": found.name, "measure": found.measure, "limit": found.threshold}
 
@@ -324,6 +437,7 @@ class Admitting:
             "asks": [msgspec.to_builtins(one) for one in self._ask_states()],
             "checks": [msgspec.to_builtins(one) for one in self._prober.probed(now)],
             "signals": self._signals.values(now),
+            "faults": self.faults,
             "fail": {trunk: policy for trunk, (_, policy) in self._trunks().items()},
         }
 
@@ -343,12 +457,14 @@ class Admitting:
             leases_refused=leases.refused,
             active={key: count for key, count in leases.active.items() if count},
             states=admission.standing.states(),
+            notified=admission.standing.notified(),
             drained=tuple(admission.standing.drains),
             rows_lost=admission.rows_lost,
             trunks=self._trunks(),
             pushes=tuple(one.status() for one in self._told),
             asks=self._ask_states(),
             checks={one.name: one.ok for one in self._prober.probed(now)},
+            faults=self.faults,
         )
 
     def _ask_states(self) -> tuple[AskState, ...]:
@@ -367,6 +483,26 @@ class Admitting:
             )
             for trunk in self._cohorts.values("trunk")
         }
+
+
+def _say(row: StateRecord, rule: Rule | None) -> None:
+    """Log one change of a rule's state; the words of it are the configuration's."""
+    if row.state == row.previous:  # it went over its notify mark, or is under it again
+        well = rule is None or rule.notify is None or (row.value or 0.0) < rule.notify
+        change = row.state
+    else:
+        well = row.state in (OPEN, RAMPING)
+        change = f"{row.previous} -> {row.state}"
+    log.log(
+        logging.INFO if well else logging.WARNING,
+        "rule %s%s of %s: %s: %s",
+        row.rule,
+        " (shadow)" if rule is not None and rule.outcome == "shadow" else "",
+        "all calls" if row.scope == GLOBAL else f"{row.scope} {row.scope_value}",
+        change,
+        row.reason,
+        extra={"kind": row.rule},
+    )
 
 
 def _signals(rules: Sequence[Rule]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from sipsidecar import __version__, reloading, tls
-from sipsidecar.admitting import Admitting, is_wanted
+from sipsidecar.admitting import Admitting
 from sipsidecar.batch import WORTH, StoreError, StoreUnavailable, Waiting
 from sipsidecar.calls.call import Call
 from sipsidecar.calls.dialog import Timing
@@ -221,7 +221,7 @@ class Sidecar:
         )
         self._switchboard = Switchboard(config, self.pipeline)
         self._admitting: Admitting | None = None
-        if is_wanted(config):
+        if config.admission.wanted:
             disks = [str(data_directory(config)), str(spool_directory(config))]
             self._admitting = Admitting(
                 config,

@@ -316,6 +316,13 @@ class AdmissionSettings(msgspec.Struct, frozen=True):
         _meta("Trunks whose calls are refused while no sidecar speaks; else they pass"),
     ] = ()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is configured that decides, or that asks or is told."""
+        return bool(
+            self.rules or self.kamailio or self.evapi or self.freeswitch or self.outbound_listen
+        )
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What the process may use."""
@@ -618,7 +625,8 @@ def _check_admission(config: Config, wrong: Callable[[str, str], ConfigError]) -
         scope: {getattr(one, scope) for one in config.cohorts.match}
         for scope in ("tenant", "trunk", "direction", "region")
     }
-    known["node"] = {*config.hep.agents, *said.evapi, *said.kamailio, *fs.switches}
+    seen = {*config.hep.agents, *said.evapi}
+    known["node"] = {*seen, *said.kamailio, *fs.switches}
     for rule in said.rules:
         if rule.value not in {"", EACH, OTHER, *known.get(rule.scope, ())}:
             raise wrong(
@@ -626,6 +634,13 @@ def _check_admission(config: Config, wrong: Callable[[str, str], ConfigError]) -
                 f"rule {rule.name!r}: {rule.scope} {rule.value!r} is said by no matcher"
                 if rule.scope != "node"
                 else f"rule {rule.name!r}: node {rule.value!r} is the name of no agent or switch",
+            )
+        counted = rule.kind == "quality" or rule.measure == "calls"
+        if counted and rule.node in said.kamailio and rule.node not in seen:
+            raise wrong(
+                "admission.rules",
+                f"rule {rule.name!r}: nothing tells which calls are those of node {rule.node!r}:"
+                f" name its capture id, such as hep.agents = {{ {rule.node} = 2001 }}",
             )
     known_trunks = known["trunk"] - {""}
     for key, trunks in (("fail_closed", said.fail_closed), ("profiles", said.profiles.values())):
@@ -760,8 +775,7 @@ def _read(path: Path) -> dict[str, object]:
 def _expect(name: str, known: Iterable[str], source: str) -> None:
     if name in known:
         return
-    near = difflib.get_close_matches(name, [*known, *_BY_KEY], n=1)
-    hint = f", did you mean {near[0]}?" if near else ""
+    hint = _near(name, [*known, *_BY_KEY])
     raise ConfigError(f"{name}: no such setting{hint} ({source})")
 
 
@@ -799,6 +813,9 @@ def _checked(setting: Setting, value: object, source: str) -> object:
         why = why[0].lower() + why[1:].replace("array", "list").replace("object", "table")
         if isinstance(value, str) and at == "":
             why = why.removesuffix(", got str")
+        if isinstance(value, list | tuple) and (place := re.match(r"\[([0-9]+)\]", at)):
+            value = value[int(place[1])]  # the whole list may be long
+            why = _in_table(get_args(setting.base)[0], at, why)
         if ", got" not in why and setting.key not in SECRETS:
             why += f", got {value!r}"
     except ValueError as error:
@@ -806,6 +823,25 @@ def _checked(setting: Setting, value: object, source: str) -> object:
     else:
         return value
     raise ConfigError(f"{setting.key}{inside}: {why} ({source})")
+
+
+def _in_table(kind: Any, at: str, why: str) -> str:  # noqa: ANN401 -- any type of a setting's
+    """Why one table of a list is wrong, with the names that could have been meant."""
+    hints = get_type_hints(kind) if hasattr(kind, "__struct_fields__") else {}
+    said = re.fullmatch(r"object contains unknown field (.+)", why)
+    if said:
+        return f"no such key {said[1]}{_near(said[1], hints)}"
+    said = re.fullmatch(r"invalid enum value '(.*)'", why)
+    known = get_args(hints.get(at.rpartition(".")[2]))
+    if said and known:
+        near = _near(said[1], known)
+        return f"no such one{near}" if near else f"expected one of {', '.join(known)}"
+    return why.replace(" | null", "")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def redacted(dsn: str) -> str:

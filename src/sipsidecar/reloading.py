@@ -150,6 +150,8 @@ def changes(old: Config, new: Config) -> Plan:
         if any(door in changed for door in doors)
         for guard in guards
     }
+    if not old.admission.wanted:  # nothing of it runs
+        held |= {key for key in changed if key.startswith("admission.")}
     applied = [key for key in changed if RELOADABLE.get(key, False) and key not in held]
     return Plan(tuple(applied), tuple(key for key in changed if key not in applied))
 

@@ -21,7 +21,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sipsidecar.calls.events import AttemptRecord, CallRecord, Cohort, MediaRecord, Setup, Sighted
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    Cohort,
+    MediaRecord,
+    Move,
+    Setup,
+    Sighted,
+)
 from sipsidecar.signals.admission import Admission, Policy
 from sipsidecar.signals.cohort import Cohorts, Matcher
 from sipsidecar.signals.decisions import ADMIT, CLOSED, OPEN, Ask, StateRecord
@@ -43,6 +51,8 @@ LIMITS: dict[str, float] = {
     "loss_percent": 3,
 }
 DAY = 86_400
+BUSIEST_DAY = 5.0
+"""Calls a second at most; a trunk with more is as busy all the time, from its first second on."""
 SHORT = 60.0
 LONG = 300.0
 WARM, TROUBLED, AFTER = 900, 900, 2400
@@ -121,10 +131,8 @@ def loses_packets(levels: Levels, seconds: float) -> None:
 
 TROUBLES: dict[str, tuple[Trouble, tuple[str, ...]]] = {
     "503 to all": (turns_503, ("server_errors_percent", "asr_percent", "ner_percent")),
-    "503, 2 to 60 % in 10 min": (
-        fills_with_503,
-        ("server_errors_percent", "asr_percent", "ner_percent"),
-    ),
+    # It leaves an ASR of 19 to 29 %, which is about the limit and not surely under it.
+    "503, 2 to 60 % in 10 min": (fills_with_503, ("server_errors_percent", "ner_percent")),
     "PDD x 5": (grows_slow, ("pdd_p95_ms",)),
     "MOS 2.4": (sounds_bad, ("mos",)),
     "loss 8 %": (loses_packets, ("loss_percent",)),
@@ -134,7 +142,7 @@ TROUBLES: dict[str, tuple[Trouble, tuple[str, ...]]] = {
 def passes_limit(trouble: str, measure: str) -> float:
     """Seconds from the begin of a trouble to where the truth itself is past the limit."""
     if trouble.startswith("503,"):
-        share = {"server_errors_percent": 0.10, "asr_percent": 0.50, "ner_percent": 0.13}[measure]
+        share = {"server_errors_percent": 0.10, "ner_percent": 0.13}[measure]
         return SLOW * (share - 0.02) / 0.58
     return 0.0
 
@@ -148,6 +156,18 @@ class Fate:
     """Seconds to its 180, or to the final of a failure."""
     rings: float
     talks: float = 0.0
+
+
+def poisson(draw: random.Random, mean: float) -> int:
+    """How many come in a second."""
+    if mean > 30:
+        return max(0, round(draw.gauss(mean, math.sqrt(mean))))
+    # Knuth's method.
+    least, count, product = math.exp(-mean), 0, draw.random()
+    while product > least:
+        count += 1
+        product *= draw.random()
+    return count
 
 
 class Carrier:
@@ -166,6 +186,8 @@ class Carrier:
         # Bursts: until when, and what it is.
         self._burst_until, self._burst_code = 0, 0
         self._rush_until = 0
+        # Nor is it to know of a trunk no more than the burst that its first second began.
+        self._calm_until = 120
         self.second = 0
 
     def turn(self) -> int:
@@ -176,14 +198,17 @@ class Carrier:
         if second % 300 == 0:
             self._base = wander(draw)
         chance = draw.random()
-        if chance < 1 / 3600:
-            self._burst_until, self._burst_code = second + 20, 486
-        elif chance < 2 / 3600:
-            self._burst_until, self._burst_code = second + 20, 480
-        elif chance < 2.5 / 3600:
-            self._burst_until, self._burst_code = second + 4, 503
-        elif chance < 2.7 / 3600:
-            self._rush_until = second + 60
+        if second >= self._calm_until and chance < 3 / 3600:
+            # Two of them in one short window would be a trunk in trouble, not noise.
+            self._calm_until = second + 120
+            if chance < 1 / 3600:
+                self._burst_until, self._burst_code = second + 20, 486
+            elif chance < 2 / 3600:
+                self._burst_until, self._burst_code = second + 20, 480
+            elif chance < 2.6 / 3600:
+                self._burst_until, self._burst_code = second + 4, 503
+            else:
+                self._rush_until = second + 60
         self.levels = self._base
         if self.trouble is not None:
             self.levels = Levels(**asdict(self._base))
@@ -201,12 +226,7 @@ class Carrier:
                 mean *= 0.15
         if self.second < self._rush_until:
             mean *= 3
-        # Knuth's method: means are small.
-        least, count, product = math.exp(-mean), 0, self._random.random()
-        while product > least:
-            count += 1
-            product *= self._random.random()
-        return count
+        return poisson(self._random, mean)
 
     def treat(self) -> Fate:
         """What becomes of a call that comes now."""
@@ -246,7 +266,7 @@ class Told:
     admitted: int = 0
     states: list[tuple[int, str, str]] = field(default_factory=list)
     """Second, rule and state."""
-    minutes: list[tuple[int, int]] = field(default_factory=list)
+    counts: list[tuple[int, int]] = field(default_factory=list)
     """Offered and admitted after each second."""
 
 
@@ -293,7 +313,7 @@ class World:
             for row in self.admission.records():
                 if isinstance(row, StateRecord):
                     self.told.states.append((second, row.rule, row.state))
-            self.told.minutes.append((self.told.offered, self.told.admitted))
+            self.told.counts.append((self.told.offered, self.told.admitted))
 
     def _call(self, second: int) -> None:
         self.told.offered += 1
@@ -306,6 +326,10 @@ class World:
         fate = self.carrier.treat()
         final = second + fate.pdd + fate.rings
         due = self._due
+        self._move(call_id, "ringing")
+        due[max(second + 1, math.ceil(final))].append(
+            lambda: self._move(call_id, "answered" if fate.code == 200 else None)
+        )
         due[max(second + 1, math.ceil(final) + SETTLE)].append(
             lambda: self._tell_setup(call_id, fate)
         )
@@ -314,14 +338,18 @@ class World:
             lambda: self._tell_end(call_id, fate, math.ceil(final), math.ceil(ended))
         )
 
+    def _move(self, call_id: str, state: str | None) -> None:
+        move = Move(call_id, state, Cohort(trunk=TRUNK))
+        self.admission.receive_moves([move], self.now, self._us)
+
     def _tell_setup(self, call_id: str, fate: Fate) -> None:
         call, attempt = _records(call_id, fate, self._us)
         self._windows.receive_setup(Setup(call, (attempt,)), self.now)
 
     def _tell_end(self, call_id: str, fate: Fate, began: int, ended: int) -> None:
-        self.admission.leases.over(call_id, self.now)
         if fate.code != 200:
             return
+        self._move(call_id, None)
         mos, loss = self.carrier.heard(began, ended)
         call, _ = _records(call_id, fate, self._us, mos=mos, mos_scale="nb")
         self._windows.receive_call(call, self.now)
@@ -373,10 +401,10 @@ class Healthy:
 def healthy(seed: int, per_second: float, minutes: int) -> Healthy:
     """Every rule over both windows on a noisy but healthy trunk."""
     rules = [rule(measure, window) for measure in LIMITS for window in (SHORT, LONG)]
-    world = World(rules, seed, per_second, days=True)
+    world = World(rules, seed, per_second, days=per_second <= BUSIEST_DAY)
     for _ in range(minutes):
         world.run(60)
-        world.told.minutes.clear()
+        world.told.counts.clear()
     closings: dict[str, int] = defaultdict(int)
     for _, name, state in world.told.states:
         closings[name] += state == CLOSED
@@ -420,7 +448,7 @@ def troubled(trouble: str, measure: str, window: float, per_second: float, seed:
         offered, admitted = (
             after - before
             for before, after in zip(
-                told.minutes[in_trouble[0] - 1], told.minutes[healed - 1], strict=True
+                told.counts[in_trouble[0] - 1], told.counts[healed - 1], strict=True
             )
         )
         reached = 100 * admitted / offered if offered else None
@@ -493,12 +521,16 @@ def row(case: tuple[str, str, float, float], seeds: int) -> Row:
 
 
 def late(found: Row) -> bool:
-    """Whether a case closed later than its window, flapped after its mending, or never opened."""
+    """Whether a case closed later than its window, flapped after its mending, or never opened.
+
+    What grows slowly is past the limit in the mean of a window long after it is so in truth: it has
+    two windows.
+    """
     worst = found.closed_worst
     return bool(
         found.never_closed
         or worst is None
-        or worst > found.window
+        or worst > found.window * (2 if passes_limit(found.trouble, found.measure) else 1)
         or found.healed_worst > 1
         or found.never_open
     )
@@ -552,6 +584,10 @@ def main() -> int:
         for seed in range(1, arguments.healthy_seeds + 1)
     ]
     jobs += [
+        ("healthy", (seed, 100.0, min(10, arguments.minutes)))
+        for seed in range(1, 3 * arguments.healthy_seeds + 1)
+    ]
+    jobs += [
         ("row", (case, arguments.seeds))
         for case in CASES
         if arguments.only in case[0] or arguments.only in case[1]
@@ -565,7 +601,7 @@ def main() -> int:
             elif isinstance(one, Healthy):
                 said = one.closings or "never closed"
                 print(
-                    f"healthy, {one.per_second:g} calls/s at most, seed {one.seed}:"
+                    f"healthy, up to {one.per_second:g} calls/s, seed {one.seed}:"
                     f" {one.minutes} minutes, {one.calls} calls, {said}",
                     flush=True,
                 )

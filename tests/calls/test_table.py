@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from flows import FLOWS, PARENTS, SCENARIOS
 from lives import Life, Tables
+from reports import Said, datagram
 from sim import ADDRESSES, Line, World, packet
 from sipsidecar.calls import table
 from sipsidecar.calls.dialog import Timing
@@ -484,13 +485,18 @@ def test_moves_tell_the_live_counts_at_any_time_under_loss_copies_and_any_order(
     heard = data.draw(st.lists(st.sampled_from(range(len(lines))), max_size=2 * len(lines)))
     gaps = data.draw(st.sampled_from([0.001, 0.5, 3.0, 20.0]))
     world = Watched()
+    invited = False
     for step, index in enumerate(heard):
         world.hear(lines[index], step * gaps)
-        assert world.told() == world.live()
+        line = Line.of(lines[index])
+        invited |= line.start == "INVITE" and not line.to_tag
+        # A call whose INVITE was lost is told, but no live call was seen to begin.
+        assert world.told() == world.live() or (not invited and not any(world.live().values()))
     while (due := world.pipeline.next_timer()) is not None:
         world.run_until(due)
-        assert world.told() == world.live()
-    assert sum(world.live().values()) == 0
+        assert world.told() == world.live() or not invited
+    assert not any(world.live().values())
+    assert not any(world.told().values())
     assert len({(one.call.call_id, one.call.from_tag) for one in world.setups}) == len(world.setups)
 
 
@@ -510,6 +516,69 @@ def test_what_was_told_last_does_not_depend_on_the_order_of_arrival(
         # what was never seen live is told as nobody's
         last.append(move if move and move.state else move and move.state)
     assert last[0] == last[1]
+
+
+def test_a_call_whose_invite_was_lost_is_told_once_it_rings_or_is_answered_and_so_is_its_end() -> (
+    None
+):
+    world = Watched()
+    world.hear("0.1 B>A 100 1/INVITE b1 a -")
+    assert world.moves == []
+    world.hear(RINGING)
+    world.hear(OK)
+    assert world.states() == ["ringing", "answered"]
+    assert not any(world.live().values()), "nobody saw it begin"
+    world.hear(INVITE, 1.2)
+    assert world.moves[-1].state == "answered"
+    assert world.live()["answered"] == 1
+    world.hear(BYE)
+    assert world.states()[-1] is None
+
+
+def test_a_stray_reply_holds_nothing_for_long() -> None:
+    world = Watched()
+    world.hear(RINGING)
+    world.run_until(185.0)
+    assert world.states() == ["ringing", None]
+
+
+LOST_FINALS = [
+    ("the ACK of a final that was lost", ["3.0 A>B ACK 1/ACK b1 a x"], 2.0),
+    ("a CANCEL whose 487 and ACK were lost", ["3.0 A>B CANCEL 1/CANCEL b1 a -"], 34.0),
+]
+
+
+@pytest.mark.parametrize(("what", "lines", "patience"), LOST_FINALS)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_proves_an_end_ends_a_ringing_call_long_before_timer_c(
+    what: str, lines: list[str], patience: float, backwards: bool
+) -> None:
+    facts = [INVITE, RINGING, *lines]
+    world = Watched()
+    for step, text in enumerate(reversed(facts) if backwards else facts):
+        world.hear(text, 3.0 + step * 0.001)
+    assert world.moves[-1].state == "ringing", what
+    world.run_until(3.1 + patience)
+    assert world.moves[-1].state is None
+    assert len(world.calls()) == 1
+
+
+@pytest.mark.parametrize("source", ["A", "B"])
+def test_the_ack_of_an_attempts_lost_final_does_not_end_the_call(source: str) -> None:
+    """Nor does one of an attempt that nobody can tell from the caller's INVITE."""
+    world = Watched()
+    for text in (
+        f"0.0 {source}>P INVITE 1/INVITE {'b1' if source == 'A' else 'z1'} a -",
+        "0.1 P>B INVITE 1/INVITE p1 a -",
+        "0.5 B>P 180 1/INVITE p1 a x",
+        "1.0 P>B ACK 1/ACK p1 a x",
+        "1.1 P>C INVITE 1/INVITE q1 a -",
+    ):
+        world.hear(text)
+    world.run_until(60.0)
+    assert world.moves[-1].state == "ringing"
+    world.hear("61.0 C>P 200 1/INVITE q1 a y")
+    assert world.moves[-1].state == "answered"
 
 
 @pytest.mark.parametrize("drained", [False, True])
@@ -533,6 +602,44 @@ def test_a_restored_call_is_told_and_ends_as_if_nothing_had_been(cut: int, drain
     second.run_out()
     assert second.pipeline.moves()[-1].state is None
     assert len(second.pipeline.setups()) == (1 if cut < 3 else 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "held", "media"), [(0.5, False, False), (10.0, False, True), (10.0, True, False)]
+)
+def test_the_silence_of_a_restored_call_means_something_if_its_rtcp_was_heard(
+    seconds: float, held: bool, media: bool
+) -> None:
+    """Unless it was put on hold since: then nothing may be heard."""
+    tables = Tables()
+    first = Life(tables)
+    for text in (INVITE, OK, ACK):
+        first.hear(text)
+    for at in (2.0, 2.0 + seconds):
+        first.send(datagram(Said(at, "caller", 100, 1100), "flow@example.com"), at)
+    if held:
+        first.hear("13.0 A>B INVITE 2/INVITE b4 a x")
+    second = Life(tables, 20.0)
+    second.pipeline.watch(setups=False)
+    second.rebuild()
+    alive = second.pipeline.alive("flow@example.com")
+    assert alive == Alive(over=False, last_now=20.0, media=media)
+
+
+def test_a_recorded_call_that_goes_on_with_another_invite_is_live_again_at_once() -> None:
+    world = Watched()
+    for text in (INVITE, "1.0 A>B ACK 1/ACK b1 a x"):
+        world.hear(text)
+    world.run_until(5.0)
+    assert len(world.calls()) == 1, "refused, by its ACK"
+    assert world.states() == ["trying", None]
+    world.hear("6.0 A>B INVITE 2/INVITE b4 a -")
+    assert world.states() == ["trying", None, "trying"]
+    alive = world.pipeline.alive("one@example.com")
+    assert alive is not None
+    assert not alive.over
+    world.hear("6.5 B>A 486 2/INVITE b4 a x")
+    assert world.states()[-1] is None
 
 
 def test_a_call_that_was_recorded_before_a_restart_tells_nothing() -> None:

@@ -100,6 +100,8 @@ class Rpc(asyncio.DatagramProtocol):
         self.pushed = 0
         self.changes: asyncio.Queue[tuple[float, bool]] = asyncio.Queue()
         """When the drained key closed (True) or opened."""
+        self.ready = asyncio.Event()
+        """All that holds now is pushed: the other side knows that we are here."""
         self._closed = False
         self._texts: dict[tuple[str, str], str] = {}
         self._wire: asyncio.DatagramTransport | None = None
@@ -127,6 +129,8 @@ class Rpc(asyncio.DatagramProtocol):
         self.pushed += 1
         assert self._wire is not None
         self._wire.sendto(json.dumps(self.answer(call)).encode(), addr)
+        if call["params"][:2] == ["sidecar", "up"]:
+            self.ready.set()
         if call["params"][:2] == ["sidecar", DRAINED]:
             closed = call["method"] != "htable.delete"
             if closed != self._closed:
@@ -200,6 +204,7 @@ async def probe(wanted: argparse.Namespace) -> dict[str, Any]:
     print("ready", flush=True)
     line = await asyncio.wait_for(met.get(), 30)
     await asyncio.wait_for(line.ready.wait(), 30)
+    await asyncio.wait_for(rpc.ready.wait(), 30)
     idle: asyncio.Queue[Http] = asyncio.Queue()
     for _ in range(wanted.connections):
         idle.put_nowait(Http(*await asyncio.open_connection(*place(wanted.http))))

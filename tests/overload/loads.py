@@ -3,9 +3,11 @@
     python -m overload.loads --svg docs/admission-overload.svg --json overload.json
 
 Callers who wait for nobody, a real Kamailio, and a callee that serves C calls a second. Modes:
-`none` (nothing refuses), `asked` (each call asks the sidecar, a rule `calls_per_second`), `pushed`
-(the same rule, enforced by Kamailio), `flags` (the callee's queue as a signal, closed and opened by
-a pushed flag), `self` (no sidecar: the callee refuses what would wait, at a tenth of the cost).
+`none` (nothing refuses), `asked` (each call asks the sidecar), `pushed` (Kamailio decides by what it
+is told), `flags` (pushed, without a rule about the rate), `counted` (no sidecar: Kamailio counts calls
+per second, by its pipelimit), `self` (no sidecar: the callee refuses what would wait, at a tenth of
+the cost). The rules: `calls_per_second` a little under C, and the callee's
+queue as a signal, for a rate alone never lets a queue go that is there already.
 After each overload the load drops to 0.8 C, and the time is measured until calls are answered as
 they should be.
 """
@@ -14,6 +16,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import signal
 import sys
 import threading
 import time
@@ -30,7 +33,11 @@ from overload.goodput import achieved, bound, recovery, rounded, slope
 from overload.plot import Line, Panel, draw
 from overload.rig import Rig, split, tree_cpu
 
-MODES = ("none", "asked", "pushed", "flags", "self")
+MODES = ("none", "asked", "pushed", "flags", "counted", "self")
+ALONE = ("none", "counted", "self")
+"""Those without a sidecar."""
+FEW = ("flags", "counted")
+"""Those that only two loads are worth the time of."""
 AFTER = 0.8
 """Load after the overload."""
 STEP = 2.0
@@ -45,7 +52,7 @@ measure = "calls_per_second"
 limit = {limit:g}
 burst = {burst:g}
 """
-SIGNAL_RULE = """
+QUEUE_RULE = """
 [[admission.rules]]
 name = "callee-queue"
 measure = "signal"
@@ -55,7 +62,7 @@ resume = 100
 trip_samples = 1
 resume_seconds = 1
 in_service_seconds = 1
-ramp_seconds = 10
+ramp_seconds = 5
 """
 
 
@@ -63,15 +70,19 @@ def parser() -> argparse.ArgumentParser:
     """The flags and the defaults of the long run."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--capacity", type=float, default=50, help="calls per second (50)")
-    flags.add_argument("--modes", default="none,asked,pushed,flags", help="of " + ", ".join(MODES))
+    flags.add_argument(
+        "--modes", default="none,asked,pushed,flags,counted", help="of " + ", ".join(MODES)
+    )
     flags.add_argument("--loads", default="0.8,1,2,5,10", help="in parts of the capacity")
     flags.add_argument("--seconds", type=float, default=18, help="of each load (18)")
     flags.add_argument("--warm", type=float, default=8, help="of these not measured (8)")
     flags.add_argument("--after", type=float, default=13, help="seconds at 0.8 afterwards (13)")
     flags.add_argument("--share", type=float, default=0.97, help="limit of the rule, parts of C")
-    flags.add_argument("--burst", type=float, default=0.2, help="burst of the rule, seconds of C")
+    flags.add_argument("--burst", type=float, default=0.3, help="burst of the rule, seconds of C")
     flags.add_argument("--again", type=float, default=1.0, help="cost of an INVITE sent again")
     flags.add_argument("--patience", type=float, default=10.0)
+    flags.add_argument("--no-queue-rule", action="store_true", help="the rate alone")
+    flags.add_argument("--stall", type=float, default=0, help="seconds that the sidecar stops")
     flags.add_argument("--seed", type=int, default=1)
     flags.add_argument("--svg", type=Path, metavar="FILE", help="write the plot")
     return flags
@@ -151,6 +162,21 @@ def reporting(rig: Rig, sidecar: Sidecar) -> Iterator[None]:
         thread.join(5)
 
 
+@contextlib.contextmanager
+def stalled(sidecar: Sidecar, after: float, seconds: float) -> Iterator[None]:
+    """A sidecar that stands still for a while."""
+    assert sidecar.process is not None
+    times = ((after, signal.SIGSTOP), (after + seconds, signal.SIGCONT))
+    timers = [threading.Timer(at, sidecar.process.send_signal, [number]) for at, number in times]
+    for timer in timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.join()
+
+
 # ----------------------------------------------------------------------------------------- a run
 
 
@@ -168,39 +194,49 @@ def one(
     rig.start_callee(*words)
     sidecar = None
     with contextlib.ExitStack() as stack:
-        if mode in ("none", "self"):
-            rig.start_proxy()
+        if mode in ALONE:
+            whole = int(wanted.share * capacity)
+            rig.start_proxy(defines={"LOCAL_LIMIT": f'"{whole}"'} if mode == "counted" else {})
         else:
             assert database is not None
-            rules = SIGNAL_RULE
+            rules = "" if wanted.no_queue_rule else QUEUE_RULE
             if mode != "flags":
                 limit = {"limit": wanted.share * capacity, "burst": wanted.burst * capacity}
-                rules = RATE_RULE.format(**limit)
+                rules += RATE_RULE.format(**limit)
             way = "evapi" if mode == "asked" else "kamailio"
             said = settings(lab, rig, f"{mode}-{load:g}", rules, way)
             sidecar = lab.sidecar(f"sidecar-{mode}-{load:g}", database, said)
             define = "ADMISSION_ASKED" if mode == "asked" else "ADMISSION_PUSHED"
             place = switch_address(said)
             strings = {"SIPSIDECAR_EVAPI": place, "SIPSIDECAR_RPC": f"udp:{place}"}
-            rig.start_proxy(defines={define: 1}, strings=strings, hep=sidecar.hep)
+            # What the proxy lets in by itself while no decision comes: no more than the rule does.
+            alone = int(wanted.share * capacity)
+            defines: dict[str, str | int] = {define: 1, "SIPSIDECAR_ALONE_CPS": alone}
+            rig.start_proxy(defines=defines, strings=strings, hep=sidecar.hep)
             wait_connected(sidecar)
-            if mode == "flags":
+            if QUEUE_RULE in rules:
                 stack.enter_context(reporting(rig, sidecar))
         stages = [(wanted.seconds, load * capacity)]
         if load > 1:
             stages.append((wanted.after, AFTER * capacity))
         run = rig.start_callers(stages, "--patience", wanted.patience, "--seed", wanted.seed)
+        if sidecar is not None and wanted.stall:
+            stack.enter_context(stalled(sidecar, wanted.warm, wanted.stall))
         cpu = _cpu(rig, sidecar, wanted)
         fates = run.fates(wanted.seconds + wanted.after + 3 * wanted.patience + 30)
     callee = rig.end()
+    row: dict[str, Any] = {"mode": mode, "load": load}
     if sidecar is not None:
         assert sidecar.process is not None
         if sidecar.process.poll() is not None:
             raise AssertionError(f"the sidecar ended by itself:\n{tail(sidecar.err)}")
+        # Whether the loop ever was too late for a call that waited.
+        row["loop_lag_ms"] = round(sidecar.metric("sipsidecar_loop_lag_seconds") * 1000)
+        row["refused_too_late"] = sidecar.metric("sipsidecar_admission_too_late_total")
         sidecar.stop()
     begin, end = run.began + wanted.warm, run.began + wanted.seconds
     got = achieved(fates, begin, end)
-    row: dict[str, Any] = {"mode": mode, "load": load, **rounded(got)}
+    row |= rounded(got)
     row["goodput_of_capacity"] = round(got.goodput / capacity, 3)
     row["cpu_share"] = {name: round(value, 4) for name, value in cpu.items()}
     row["rig_late_ms"] = max(run.late_ms, callee["late_ms"])
@@ -248,10 +284,10 @@ def run(wanted: argparse.Namespace) -> Result:
     with Lab(disk_gb=1) as lab:
         for mode in modes:
             for load in loads:
-                if mode == "flags" and load not in (2, 5):
+                if mode in FEW and load not in (2, 5):
                     continue
                 database = None
-                if mode not in ("none", "self"):
+                if mode not in ALONE:
                     database = lab.database(lab.folder / f"database-{mode}-{load:g}")
                 row = one(lab, database, wanted, mode, load)
                 if database is not None:
@@ -274,7 +310,7 @@ def _judge(
         cost = SELF_REFUSAL if mode == "self" else cost_of_refusal(those, wanted.capacity)
         for row in those:
             row["bound"] = round(bound(row["load"], cost or 0.0), 3)
-        if cost is not None and mode != "none":
+        if cost is not None and mode not in ("none", "counted"):
             result.note(**{f"cost_of_refusal_{mode}": round(cost, 4)})
         for row in those:
             load, got, best = row["load"], row["goodput_of_capacity"], row["bound"]
@@ -284,7 +320,8 @@ def _judge(
                 continue
             share = 0.95 if load < 10 else 0.9
             words = f"{mode} at {load:g} C: goodput is {share:g} of the bound or more"
-            result.claim(words, got >= share * best, f"{got} of {best}")
+            if not wanted.stall:  # then it cannot be
+                result.claim(words, got >= share * best, f"{got} of {best}")
             if wanted.after >= 5:
                 back = row["recovery"]
                 words = f"{mode} after {load:g} C: as before within 10 s"

@@ -143,6 +143,7 @@ def test_the_invite_of_a_refused_call_holds_nothing() -> None:
     assert world.ask("b").verdict == REFUSE
     world.see("b", "trying")
     assert world.leases.active[GLOBAL, ""] == 1
+    world.pass_time(1)
     world.see("a", None)
     assert world.ask("c").verdict == ADMIT
 
@@ -158,6 +159,57 @@ def test_a_refused_call_that_lives_all_the_same_holds_its_place() -> None:
     assert world.ask("c").verdict == REFUSE
     world.see("b", "answered")
     assert world.admission.too_late == 1
+
+
+@pytest.mark.parametrize("state", ["ringing", "answered"])
+def test_a_question_about_a_call_that_passed_already_is_not_refused_and_counts_once(
+    state: str,
+) -> None:
+    """After a stop of this process HEP may be read first: the switch did not wait."""
+    world = World(calls(1), waited=0.1)
+    world.ask("a")
+    world.see("b", state)
+    late = world.ask("b", waited=3.0)
+    assert (late.verdict, late.rule, late.repeated) == (ADMIT, "", False)
+    assert world.leases.active[GLOBAL, ""] == 2
+    assert world.ask("b").repeated
+    world.pass_time(1)
+    world.see("b", None)
+    assert world.leases.active[GLOBAL, ""] == 1
+    assert world.rows() == []
+
+
+def test_a_call_that_only_looked_ended_keeps_its_place() -> None:
+    world = World(calls(1))
+    world.ask("a")
+    world.see("a", "trying")
+    world.pass_time(1)
+    world.see("a", None)
+    world.see("a", "ringing")
+    assert world.ask("b").verdict == REFUSE
+    assert world.ask("a").verdict == ADMIT, "it rings: nobody waits for this answer"
+
+
+def test_the_refusal_before_does_not_end_a_call_that_was_dialled_again() -> None:
+    world = World(calls(1))
+    world.ask("a")
+    assert world.ask("b", cseq=1).verdict == REFUSE
+    world.see("b", "trying")
+    world.see("a", "answered")
+    world.see("a", None)
+    assert world.ask("b", cseq=2).verdict == ADMIT
+    world.see("b", None)  # HEP shows the end of the first
+    assert world.leases.active[GLOBAL, ""] == 1
+    world.see("b", "ringing")
+    assert world.ask("c").verdict == REFUSE
+
+
+def test_time_forgets_refusals_without_any_question() -> None:
+    world = World(calls(0))
+    world.ask("a")
+    world.pass_time(REMEMBERED + 1)
+    world.admission.receive_refused(refused_record('SIP;cause=486;text="cac full"'), world.at)
+    assert [row.way for row in world.rows()] == ["http", "pushed"]
 
 
 @pytest.mark.parametrize("cseq", [1, None])
@@ -178,6 +230,7 @@ def test_a_refused_call_stays_refused_although_there_is_room_now() -> None:
     world = World(calls(1))
     world.ask("a")
     world.ask("b")
+    world.see("a", "answered")
     world.see("a", None)
     assert world.ask("b").verdict == REFUSE
     world.now += REMEMBERED
@@ -240,6 +293,7 @@ def test_an_overflowed_call_goes_on_without_holding_what_refused_it() -> None:
     world.see("b", "answered")
     assert world.leases.active[GLOBAL, ""] == 1
     world.see("b", None)
+    world.see("a", "answered")
     world.see("a", None)
     assert world.ask("c").verdict == ADMIT
 

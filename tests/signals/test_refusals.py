@@ -1,5 +1,10 @@
 from sipsidecar.signals.decisions import OVERFLOW, REFUSE, Ask, Decision
-from sipsidecar.signals.refusals import MAX_REMEMBERED, REMEMBERED, Refusals
+from sipsidecar.signals.refusals import (
+    LONGEST_ELSEWHERE,
+    MAX_REMEMBERED,
+    REMEMBERED,
+    Refusals,
+)
 
 BUSY = Decision(verdict=REFUSE, code=486, rule="full")
 IVR = Decision(verdict=OVERFLOW, route="ivr", rule="full")
@@ -59,8 +64,24 @@ def test_a_call_at_a_fallback_is_elsewhere_until_it_is_over() -> None:
     assert known.is_elsewhere("a")
     known.answer(ask("b"), 10 * REMEMBERED)
     assert known.is_elsewhere("a"), "calls last longer than the memory of an answer"
-    known.over("a")
+    known.over("a", 100.0)
+    assert known.is_elsewhere("a"), "its record has not left yet"
+    known.handle_timer(100.0 + REMEMBERED)
     assert not known.is_elsewhere("a")
+
+
+def test_time_alone_forgets_what_nobody_asks_about_and_what_nobody_saw_the_end_of() -> None:
+    known = Refusals()
+    known.remember(ask("a"), BUSY, 0.0)
+    known.remember(ask("b"), IVR, 1.0)
+    known.handle_timer(REMEMBERED + 1.0)
+    assert len(known) == 0
+    assert known.is_elsewhere("b")
+    known.remember(ask("b", cseq=2), IVR, 2.0)
+    known.handle_timer(LONGEST_ELSEWHERE + 1.0)
+    assert known.is_elsewhere("b")
+    known.handle_timer(LONGEST_ELSEWHERE + 2.0)
+    assert not known.is_elsewhere("b")
 
 
 def test_a_refused_call_is_nowhere() -> None:

@@ -334,6 +334,48 @@ def test_a_value_that_is_not_configured_cannot_be_drained() -> None:
         world.admission.standing.drain("planet", "earth", world.now, US)
 
 
+def test_a_drain_can_be_ended_although_a_reload_took_its_name() -> None:
+    world = Health(Rule(name="edge", measure="cpu_percent", node="edge"))
+    standing = world.admission.standing
+    standing.drain("node", "edge", world.now, US)
+    world.admission.use(Policy(rules=()))
+    assert standing.resume("node", "edge", world.now, US) == 1
+    assert not standing.drains
+    with pytest.raises(LookupError):
+        standing.resume("node", "edge", world.now, US)
+
+
+def test_to_explain_is_not_to_refuse() -> None:
+    world = Health(Rule(name="rate", measure="calls_per_second", limit=1, burst=1))
+    world.ask("a")
+    for _ in range(3):
+        world.admission.explain(Cohort(trunk="acme"), world.now)
+    world.admission.handle_timer(world.now, US)
+    assert world.admission.standing.states() == {("rate", ""): OPEN}
+    assert world.ask("b") == REFUSE
+    world.admission.handle_timer(world.now, US)
+    assert world.admission.standing.states() == {("rate", ""): LIMITING}
+
+
+def test_the_state_of_a_trunk_is_that_of_enforced_rules_about_it_or_about_all() -> None:
+    world = Health(
+        Rule(name="shadow", measure="cpu_percent", outcome="shadow"),
+        Rule(name="queue", measure="queue_percent", trunk="acme"),
+        Rule(name="lag", measure="loop_lag_ms", resume_seconds=0.0, in_service_seconds=0.0),
+    )
+    standing = world.admission.standing
+    world.read(3, cpu_percent=99.0)
+    assert standing.state_of("trunk", "acme") == OPEN
+    world.read(3, loop_lag_ms=500.0)
+    world.read(2, loop_lag_ms=1.0)
+    assert standing.state_of("trunk", "beta") == RAMPING
+    world.read(3, queue_percent=99.0, loop_lag_ms=1.0)
+    assert (standing.state_of("trunk", "acme"), standing.state_of("trunk", "beta")) == (
+        CLOSED,
+        RAMPING,
+    )
+
+
 def test_a_new_policy_keeps_the_state_of_rules_that_are_as_they_were() -> None:
     cpu = Rule(name="cpu", measure="cpu_percent")
     queue = Rule(name="queue", measure="queue_percent")
@@ -403,3 +445,38 @@ def test_everything_shown_is_plain() -> None:
     assert shown[2]["reason"] == "mos unknown, closes under 3.5"
     _, _, words = world.admission.standing.trial(Cohort(trunk="acme"), world.now)
     assert [one["objects"] for one in words] == [False, False, False]
+
+
+def test_a_closed_trunk_goes_on_to_say_what_it_was_closed_for() -> None:
+    trunk = Trunk(gate("server_errors_percent", 30, outcome="refuse", route=""))
+    trunk.run(120)
+    turns_503(trunk.carrier)
+    while trunk.state != "closed":
+        trunk.run(1)
+    (before,) = trunk.admission.standing.status(trunk.now)
+    trunk.run(10)  # no call passes that could tell more
+    (status,) = trunk.admission.standing.status(trunk.now)
+    assert status["state"] == "closed"
+    assert status["value"] == before["value"] > 30
+    assert "unknown" not in status["reason"]
+    ask = Ask(call_id="late", sighted=Sighted(dst_ip="192.0.2.1"))
+    assert trunk.admission.ask(ask, trunk.now, US).value == before["value"]
+    trunk.admission.standing.set_limit("gate", 20, trunk.now, US)
+    assert trunk.admission.standing.status(trunk.now)[0]["value"] == before["value"]
+
+
+def test_a_rule_that_is_still_closed_although_all_is_well_does_not_say_that_it_is_bad() -> None:
+    world = Health(Rule(name="cpu", measure="cpu_percent"))
+    world.read(3, cpu_percent=99.0)
+    assert world.admission.standing.status(world.now)[0]["reason"] == "cpu_percent 99 %: over 85 %"
+    world.read(1, cpu_percent=50.0)
+    (status,) = world.admission.standing.status(world.now)
+    assert (status["state"], status["reason"]) == ("closed", "cpu_percent 50 %: was over 85 %")
+
+
+def test_a_rule_over_its_notify_mark_says_so() -> None:
+    world = Health(Rule(name="full", measure="calls", limit=10, notify=2))
+    for name in "ab":
+        world.ask(name)
+    (status,) = world.admission.standing.status(world.now)
+    assert status["reason"] == "2 of 10 calls, at its notify mark of 2"

@@ -138,10 +138,10 @@ def test_with_guarantees_each_value_is_told_what_it_would_be_answered() -> None:
 
 def test_caps_are_what_ordinary_calls_may_use_at_once() -> None:
     one = admission(rule(limit=100), rule(limit=10, name="acme", trunk="acme"), reserve=5.0)
-    assert caps(one.standing) == {(GLOBAL, ""): 95, ("trunk", "acme"): 9}
+    assert caps(one.standing) == {(GLOBAL, ""): (95, "full"), ("trunk", "acme"): (9, "acme")}
 
 
 @pytest.mark.parametrize("limits", [(10, 20), (20, 10)])
 def test_of_two_caps_for_one_key_the_lower_holds(limits: tuple[int, int]) -> None:
     one = admission(*(rule(limit=limit, name=str(limit)) for limit in limits))
-    assert caps(one.standing) == {(GLOBAL, ""): 10}
+    assert caps(one.standing) == {(GLOBAL, ""): (10, "10")}

@@ -70,6 +70,8 @@ SPARE_DEADLINES = 1000
 HUNG_UP_SECONDS: Final = 64.0
 """How long a hang-up is remembered of a call that no SIP was seen of."""
 MAX_HUNG_UP: Final = 20_000
+HEARD_SECONDS: Final = 1.0
+"""Over which RTCP must have been heard for its silence to mean something."""
 TURN = 8
 """Calls derived per turn, so that a burst of endings does not stall the receiver."""
 
@@ -92,6 +94,11 @@ def _met_state(bits: int) -> int | None:
     if bits & INVITED or _is_over(bits):
         return None
     return 2 if bits & ANSWERED else 1 if bits & RANG else None
+
+
+def _goes_on(bits: int) -> bool:
+    """Whether something of a call was seen, and nothing that ends it."""
+    return _live_state(bits) is not None or _met_state(bits) is not None
 
 
 _STATE_OF = [_live_state(bits) for bits in range(2 * FAILED)]
@@ -221,18 +228,18 @@ class CallTable:
             call.first_received_at = received_at
         if call.media is not None and not call.clocks:
             self._media_only -= 1  # reports came before it
-        before, refused = call.live, call.refused
+        before, refused, legs = call.live, call.refused, len(call.legs)
         call.see(message, source, destination, transport, fingerprint, clock, at)
         if call.refused != refused:
             self.refused_facts += call.refused - refused
         call.last_now = now
         if self.index.wanted and message.body:
             self.index.read(call.call_id, message.body, self._calls)
-        if call.live != before:
+        if call.live != before or (call.emitted is not None and len(call.legs) != legs):
             if self.tell_setups and call.live & ~before & ANSWERED:
                 self._answered.append((now + self._timing.settle, call))
             if call.emitted is not None:
-                call.revived = call.revived or _STATE_OF[call.live] is not None
+                call.revived = call.revived or _goes_on(call.live)
             elif call.live & (ENDED | REFUSED) and not before & (ENDED | REFUSED):
                 self._schedule_by(call, now + self._timing.settle)
             self._show(call)
@@ -331,7 +338,7 @@ class CallTable:
         return Alive(
             left or _is_over(call.live),
             call.last_now,
-            since is not None and call.heard_last - since >= 1.0,
+            since is not None and call.heard_last - since >= HEARD_SECONDS,
         )
 
     def tells(self, call_id: str) -> bool:
@@ -428,6 +435,9 @@ class CallTable:
                 self._join(call, *report[:-1])
         self.refused_facts += call.refused - refused
         call.last_now = now
+        if _was_heard(facts, heard):
+            # So that silence from now on means something.
+            call.heard_since, call.heard_last = now - HEARD_SECONDS, now
         if call.emitted is None and not is_over(rows):
             call.revision = newest + 1
             self._show(call)
@@ -625,7 +635,9 @@ class CallTable:
         if only_media and not call.media_news:
             self._forget(call)
             return
-        quick = max(self._not_before(call), call.last_now + self._timing.settle)
+        patience = self._not_before(call)
+        early = patience > now and _ends_unseen(call)
+        quick = max(0.0 if early else patience, call.last_now + self._timing.settle)
         if quick > now:
             self._schedule(call, quick)
             return
@@ -633,7 +645,10 @@ class CallTable:
             self._schedule(call, now + HOLD_LOOK)
             return
         said = self._outcome(call)
-        if said.due > now:
+        due = said.due
+        if early and any(c.inferred and c.final_code == 408 for c in said.calls):
+            due = max(due, patience)  # nothing that was seen ends it
+        if due > now:
             if (
                 call.emitted is None
                 and call.live & REFUSED
@@ -642,7 +657,7 @@ class CallTable:
                 # what looked like the call's refusal was an attempt's, or the caller tried elsewhere
                 call.live &= ~REFUSED
                 self._show(call)
-            self._schedule(call, said.due)
+            self._schedule(call, due)
             return
         if said.orphan:
             self._dismiss(call)
@@ -688,8 +703,6 @@ class CallTable:
         """The cheap half of the judgement: calls that are plainly not over need no derivation."""
         bits = call.live
         if call.emitted is not None or bits & (ENDED | REFUSED) or not bits & INVITED:
-            return 0.0
-        if _ends_unseen(call):
             return 0.0
         if bits & ANSWERED:
             return call.last_now + min(
@@ -750,17 +763,38 @@ class CallTable:
 
 
 def _ends_unseen(call: Call) -> bool:
-    """Whether an open call may be over: there is a CANCEL, or an ACK, of an INVITE without a final.
+    """Whether an open call may be over: what is open of its INVITEs has a CANCEL or an ACK.
 
     Its record tells; to derive that at every message would cost too much.
     """
     if call.live & (ANSWERED | ENDED | GONE | REFUSED):
         return False
     acked = {(ack.branch, ack.cseq) for ack in call.acks.values()}
-    return any(
-        (leg.cancel or key in acked) and not any(status >= 200 for status, *_ in leg.replies)
+    open_ones = [
+        bool(leg.cancel) or key in acked
         for key, leg in call.legs.items()
+        if (leg.parent, leg.cseq) not in call.legs
+        and not any(status >= 200 for status, *_ in leg.replies)
+    ]
+    return bool(open_ones) and all(open_ones)
+
+
+def _was_heard(facts: Sequence[Sighting], heard: Sequence[Heard]) -> bool:
+    """Whether RTCP of a restored call was heard for a while since its session changed last."""
+    since = max(
+        (
+            fact.received_at
+            for fact in facts
+            if fact.message.method == "INVITE" and fact.message.status is None
+        ),
+        default=facts[0].received_at,
     )
+    times = [
+        report.received_at
+        for report in heard
+        if isinstance(report.said, rtcp.Report) and report.received_at > since
+    ]
+    return bool(times) and max(times) - min(times) >= HEARD_SECONDS * 1_000_000
 
 
 def _set_up(call: Call, rows: Sequence[StoredRow]) -> tuple[str, ...]:

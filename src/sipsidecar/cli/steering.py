@@ -274,7 +274,11 @@ def drain(arguments: argparse.Namespace) -> int:
     """Refuse every new call of whom is named, or of all."""
     where = _scopes(arguments)
     found = _post(arguments, f"{PAGE}/drain", where)
-    _say(arguments, found, f"new calls of {_named(where)} are refused until `admission resume`")
+    _say(
+        arguments,
+        found,
+        f"new calls of {_named(where)} are refused until `admission resume` or the next start",
+    )
     return 0
 
 

@@ -411,6 +411,7 @@ def _admission(admission: AdmissionFigures) -> Iterator[Metric]:
         "admission_leases_refused", "Calls over the cap of leases", admission.leases_refused
     )
     yield _counter("admission_rows_lost", "Rows of decisions over their cap", admission.rows_lost)
+    yield _counter("admission_faults", "Bugs that cost a turn or a new beginning", admission.faults)
     active = GaugeMetricFamily(
         "sipsidecar_admission_active", "Calls that hold capacity", labels=("scope", "value")
     )
@@ -427,6 +428,14 @@ def _admission(admission: AdmissionFigures) -> Iterator[Metric]:
         for state in STATES:
             states.add_metric((rule, of, state), state == now)
     yield states
+    notified = GaugeMetricFamily(
+        "sipsidecar_admission_notified",
+        "1 while a capacity is at its notify mark",
+        labels=("rule", "value"),
+    )
+    for place, reached in sorted(admission.notified.items()):
+        notified.add_metric(place, reached)
+    yield notified
     drained = GaugeMetricFamily(
         "sipsidecar_admission_drained", "1 while an operator drains it", labels=("scope", "value")
     )

@@ -20,6 +20,7 @@ not without bounds.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
@@ -185,14 +186,15 @@ class SwitchPush:
 
     async def run(self) -> None:
         """Push, for ever; ends by being cancelled, and the switch is open within the lease."""
-        while True:
-            self._stirred.clear()
-            await self._round()
-            try:
-                async with asyncio.timeout(max(self._renewed + RENEW - self._now(), 0.0)):
-                    await self._stirred.wait()
-            except TimeoutError:
-                pass
+        try:
+            while True:
+                self._stirred.clear()
+                await self._round()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(self._renewed + RENEW - self._now(), 0.0)):
+                        await self._stirred.wait()
+        finally:
+            self._error = "stopped"
 
     def status(self) -> PushState:
         """How it is with this switch now."""

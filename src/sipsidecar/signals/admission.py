@@ -28,7 +28,7 @@ from sipsidecar.signals.decisions import (
 from sipsidecar.signals.exemptions import Exemptions
 from sipsidecar.signals.health import Reading
 from sipsidecar.signals.kpi import Windows
-from sipsidecar.signals.leases import Leases
+from sipsidecar.signals.leases import Lease, Leases
 from sipsidecar.signals.refusals import Refusals
 from sipsidecar.signals.rules import GLOBAL, SCOPES, Rule
 from sipsidecar.signals.standing import Objection, Standing
@@ -59,6 +59,7 @@ class Admission:
 
     def __init__(self, policy: Policy, cohorts: Cohorts, windows: Windows, leases: Leases) -> None:
         self._cohorts = cohorts
+        self._windows = windows
         self.leases = leases
         """Who holds capacity."""
         self.standing = Standing(cohorts, windows, leases)
@@ -105,19 +106,12 @@ class Admission:
             self.repeated += 1
             return msgspec.structs.replace(again, repeated=True)
         cohort = cohort if cohort is not None else self._cohort(ask)
-        if self.leases.holds(ask.call_id, ask.from_tag, ask.cseq):
+        if self.leases.holds(ask.call_id, ask.from_tag, ask.cseq, now):
             self.repeated += 1
             return Decision(verdict=ADMIT, cohort=cohort, exempt=exempt, repeated=True)
         # HEP of its INVITE may have been faster than the question: it must not stand in its own way.
         own = self.leases.own(ask.call_id)
-        enforced, shadow = self.standing.objections(
-            cohort, now, priority=exempt is not None, own=own.cohort if own is not None else None
-        )
-        if exempt is None and self._waited and ask.waited > self._waited:
-            enforced = _own(WAITED, WAITED_CODE, round(ask.waited, 3), self._waited)
-        if exempt is None and self.leases.is_crowded(ask.call_id):
-            # Attack: all calls of one caller under one Call-ID, of which only some would count.
-            enforced = _own(CROWDED, CROWDED_CODE)
+        enforced, shadow = self._objections(ask, cohort, now, exempt, own)
         decision = _decision(enforced, shadow, cohort, exempt)
         self._count(decision, ask.way)
         if decision.verdict == ADMIT:
@@ -134,6 +128,23 @@ class Admission:
             self._keep(_row(ask, decision, stands, received_at))
         self.standing.look_at_capacities(now, received_at)
         return decision
+
+    def _objections(
+        self, ask: Ask, cohort: Cohort, now: float, exempt: str | None, own: Lease | None
+    ) -> tuple[Objection | None, list[Objection]]:
+        """The objection that counts, and those of shadow rules."""
+        if own is not None and own.passed:
+            # It rings already: whoever asks did not wait, and a refusal would only hide it.
+            return None, []
+        enforced, shadow = self.standing.objections(
+            cohort, now, priority=exempt is not None, own=own.cohort if own is not None else None
+        )
+        if exempt is None and self._waited and ask.waited > self._waited:
+            enforced = _own(WAITED, WAITED_CODE, round(ask.waited, 3), self._waited)
+        if exempt is None and self.leases.is_crowded(ask.call_id):
+            # Attack: all calls of one caller under one Call-ID, of which only some would count.
+            enforced = _own(CROWDED, CROWDED_CODE)
+        return enforced, shadow
 
     def explain(self, cohort: Cohort, now: float) -> dict[str, Any]:
         """What would be decided about an ordinary call of a cohort now, and each rule's word on it."""
@@ -160,9 +171,11 @@ class Admission:
 
     def receive_moves(self, moves: Iterable[Move], now: float, received_at: int) -> None:
         """What became live, changed or ended, as HEP and ESL show it."""
-        for call_id, state, cohort in moves:
+        for move in moves:
+            self._windows.receive_move(move)
+            call_id, state, cohort = move
             if state is None:
-                self._refusals.over(call_id)
+                self._refusals.over(call_id, now)
                 self.leases.over(call_id, now)
             # A call that went to a fallback holds nothing of what refused it.
             elif not self._refusals.is_elsewhere(call_id):
@@ -173,7 +186,7 @@ class Admission:
 
     def release(self, call_id: str, now: float, received_at: int) -> int:
         """The asker says that a call is over; returns how many leases it held."""
-        self._refusals.over(call_id)
+        self._refusals.over(call_id, now)
         released = self.leases.over(call_id, now, "released")
         self.standing.look_at_capacities(now, received_at)
         return released
@@ -213,6 +226,10 @@ class Admission:
             )
         self._keep(row)
 
+    def is_elsewhere(self, call_id: str) -> bool:
+        """Whether a call was sent to a fallback: it says nothing of what refused it."""
+        return self._refusals.is_elsewhere(call_id)
+
     # -- time
 
     def receive_readings(
@@ -224,6 +241,7 @@ class Admission:
     def handle_timer(self, now: float, received_at: int) -> None:
         """End leases that are due, and see which capacities are free again."""
         self.leases.handle_timer(now)
+        self._refusals.handle_timer(now)
         self.standing.look_at_capacities(now, received_at, everywhere=True)
 
     # -- rows

@@ -3,7 +3,7 @@
 Closed after so many bad readings in a row, for so long at least; then, when the figure was good for
 its in-service period (or nobody can tell, for no call passes), a growing share of calls is let in
 again. Bad readings while ramping close it anew, for twice as long as before, and so they do until
-it was open without a bad reading for `resume_seconds`.
+it was open for `resume_seconds` of readings that are known and not bad.
 """
 
 from sipsidecar.signals.decisions import CLOSED, OPEN, RAMPING
@@ -42,8 +42,9 @@ class Gate:
         self._bad = 0
         """Bad readings in a row."""
         self._calm: float | None = None
-        """Seconds since the first of the readings in a row that do not speak against it: open, those
-        that are not bad; closed, those that are good or unknown. None: the newest one does."""
+        """Seconds of the readings in a row that do not speak against it: open, those that are known and
+        not bad (unknown ones neither add to it nor end it); closed, since the first of those that are
+        good or unknown. None: the newest one does."""
         self._times = 0
         """Of `resume_seconds` that it stays, or stayed, closed; 0: its last closing is forgotten."""
         self._ramped = 0.0
@@ -75,7 +76,7 @@ class Gate:
             step = min(now - self._sampled, LAPSE)
         self._sampled = now
         if self.state == OPEN:
-            self._sample_open(bad is True, step, now)
+            self._sample_open(bad, step, now)
         elif self.state == CLOSED:
             unknown = bad is None or good is None
             self._sample_closed(bad is not True and (good is True or unknown), step, now)
@@ -112,12 +113,15 @@ class Gate:
         self._owed -= 1
         return True
 
-    def _sample_open(self, bad: bool, step: float, now: float) -> None:
+    def _sample_open(self, bad: bool | None, step: float, now: float) -> None:
         if bad:
             self._calm = None
             self._count_bad(now)
             return
         self._bad = 0
+        # After a ramp few calls are known for a while: that is no proof that it has healed.
+        if bad is None:
+            return
         self._calm = 0.0 if self._calm is None else self._calm + step
         if self._calm >= self._rule.resume_seconds:
             self._times = 0

@@ -17,17 +17,28 @@ What of a setup counts:
   only if a later attempt took its place, or if nothing at all had come back within `SILENT`; else it
   is unknown.
 - A call that this product refused counts as that, and as nothing else; nor do its attempts.
+
+A refusal is known at once, an answer when somebody has picked up: of the calls of the last seconds only
+those that failed are told of. Where a share is judged, the setups that go on count as good.
 """
 
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, exp, floor, log, sqrt
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from sipsidecar.calls.events import OTHER, AttemptRecord, CallRecord, MediaRecord, Setup
+from sipsidecar.calls.events import (
+    OTHER,
+    AttemptRecord,
+    CallRecord,
+    Cohort,
+    MediaRecord,
+    Move,
+    Setup,
+)
 
 Z: Final = 3.09
 """Of the normal distribution: 99.9 %, one-sided."""
@@ -38,6 +49,8 @@ FORK: Final = 250_000
 """Microseconds: INVITEs within that of each other were sent side by side."""
 MAX_GROUPS: Final = 4096
 """Combinations of labels whose series are remembered together; more are found one by one again."""
+MAX_GOING: Final = 200_000
+"""Setups that go on and are followed."""
 MAX_WINDOWS: Final = 16
 """Windows of one key that are kept added up; more are added up anew."""
 
@@ -239,6 +252,11 @@ class Windows:
     ) -> None:
         self.folded = 0
         """Calls, attempts and media that counted as `other` of a scope because keys ran out."""
+        self.overlooked = 0
+        """Setups over `MAX_GOING`."""
+        self.going: Counter[tuple[str, str]] = Counter()
+        """Setups that go on by (scope, value); ("global", "") counts all."""
+        self._begun: dict[str, Cohort] = {}
         self._scopes = frozenset(scopes)
         self._longest = longest
         self._step = step
@@ -254,6 +272,24 @@ class Windows:
     def keys(self) -> int:
         """How many keys are kept, without the one of all calls."""
         return len(self._series)
+
+    def receive_move(self, move: Move) -> None:
+        """Follow one call from its INVITE to its answer, its failure or its end."""
+        call_id, state, cohort = move
+        goes_on = state is not None and state != "answered"
+        known = self._begun.get(call_id)
+        if goes_on and cohort == known:
+            return
+        if known is not None:
+            del self._begun[call_id]
+            self._count_going(known, -1)
+        if not goes_on:
+            return
+        if len(self._begun) >= MAX_GOING:
+            self.overlooked += 1
+            return
+        self._begun[call_id] = cohort
+        self._count_going(cohort, 1)
 
     def receive_setup(self, setup: Setup, now: float) -> None:
         """One call whose setup is over: its attempts speak for their trunks, it for the rest.
@@ -362,11 +398,13 @@ class Windows:
         interval (Wilson's for shares, normal for means; 99.9 %, one-sided) is past the limit.
         `pdd_p95_ms` is bad where surely more than 5 % of the delays are over the limit, by up to 5 %
         of it. `mos` is judged on each scale by itself: the one that is worst is said.
+        Of a share `value` and `samples` are of what is known, without the setups that go on.
         A measure that is none of quality is a ValueError.
         """
         _, sums = self._sums(key, seconds, now, since)
         if measure in _NUMERATORS:
-            return _judge_share(sums, measure, limit, min_samples)
+            going = self.going[key.scope, key.value]
+            return _judge_share(sums, measure, limit, min_samples, going)
         if measure == "pdd_p95_ms":
             return _judge_delays(sums, limit, min_samples)
         if measure == "loss_percent":
@@ -378,6 +416,13 @@ class Windows:
             ]
             return min(verdicts, key=_seriousness)
         raise ValueError(f"{measure} is no measure of quality")
+
+    def _count_going(self, cohort: Cohort, step: int) -> None:
+        pairs = [("global", ""), *zip(cohort._fields, cohort, strict=True)]
+        for pair in pairs:
+            self.going[pair] += step
+            if not self.going[pair]:
+                del self.going[pair]
 
     def _turn(self, now: float) -> None:
         """Follow the clock; at each step let go the keys that are idle."""
@@ -627,14 +672,16 @@ def _bounds(part: int, whole: int) -> tuple[float, float]:
     return (middle - spread) / (1 + square / whole), (middle + spread) / (1 + square / whole)
 
 
-def _judge_share(sums: Bucket, measure: str, limit: float, min_samples: int) -> Verdict:
+def _judge_share(sums: Bucket, measure: str, limit: float, min_samples: int, going: int) -> Verdict:
     whole = sum(sums.get(kind, 0) for kind in _SEIZURES)
     part = sum(sums.get(kind, 0) for kind in _NUMERATORS[measure])
     value = _percent(part, whole)
     if whole < max(min_samples, 1):
         return Verdict(None, value, whole)
-    low, high = _bounds(part, whole)
-    bad = low > limit / 100 if measure == "server_errors_percent" else high < limit / 100
+    if measure == "server_errors_percent":
+        bad = _bounds(part, whole + going)[0] > limit / 100
+    else:
+        bad = _bounds(part + going, whole + going)[1] < limit / 100
     return Verdict(bad, value, whole)
 
 

@@ -23,8 +23,10 @@ LATE = 64.0
 """Seconds after its end in which a call is not brought back by a live state: HEP repeats and
 reorders, and a call lingers in the table for 64 T1 twice (RFC 3261)."""
 OVERLAP = 1.0
-"""Seconds after a retry was asked about in which an end may still be that of the INVITE before it: the
-question is faster than HEP, which takes its time and reorders."""
+"""Seconds after a question in which an end is doubted: HEP is slower and reorders, so it may be that of
+the INVITE before a redirect, or of an attempt whose caller's INVITE is still on its way here."""
+DOUBT = 0.5
+"""Seconds that a doubted end waits for what proves it wrong: longer than HEP reorders."""
 MAX_RETRIES = 8
 """INVITEs with higher CSeqs that still are the call that was asked about: a challenge's answer, a
 redirect's. Without an end one admission would let any number of calls in."""
@@ -60,8 +62,10 @@ class Lease(msgspec.Struct):
     """It was admitted; else it was only seen, and its From tag is not known."""
     earlier: tuple[int, ...] = ()
     """CSeqs that it was asked about before `cseq`."""
-    retried: float = float("-inf")
-    """Monotonic; when it was first asked about `cseq`, if there are earlier ones."""
+    asked_at: float = float("-inf")
+    """Monotonic; when it was first asked about `cseq`."""
+    doubted: bool = False
+    """It ended, as it seems."""
     number: int = 0
     """Of its own."""
 
@@ -84,7 +88,7 @@ class _Past(msgspec.Struct):
     refused: bool = False
     """By this product: such a call can have no live state but trying."""
     released: bool = False
-    """Somebody else than the table knows that it is over, and may know it first."""
+    """Not by the table's word, which may come to know it later."""
     said: tuple[str, Cohort] | None = None
     """The newest live state that came since."""
 
@@ -137,13 +141,14 @@ class Leases:
         # Each in the order of its deadlines: the time that it waits is the same for all in it.
         self._pending: OrderedDict[int, Lease] = OrderedDict()
         self._seen: OrderedDict[int, Lease] = OrderedDict()
+        self._doubted: OrderedDict[int, Lease] = OrderedDict()
         self._past: OrderedDict[str, _Past] = OrderedDict()
         self._silent: OrderedDict[str, _Silent] = OrderedDict()
         self._before: dict[tuple[str, str], int] = {}
         """Counts as they were when `changed` was asked last."""
 
     def __len__(self) -> int:
-        return len(self._pending) + len(self._seen)
+        return len(self._pending) + len(self._seen) + len(self._doubted)
 
     def __iter__(self) -> Iterator[Lease]:
         for leases in self._calls.values():
@@ -171,12 +176,14 @@ class Leases:
             self._advance(now)
         return self._held(call_id, from_tag, cseq) is not None
 
-    def own(self, call_id: str) -> Lease | None:
+    def own(self, call_id: str, now: float | None = None) -> Lease | None:
         """The lease that a call has because it was seen before its question came: HEP was faster.
 
         It stands in the counts already, and must not be counted against itself. An answered one is
         meant only if it is young: its question was late, as after a stop of this process.
         """
+        if now is not None:
+            self._advance(now)
         return next(
             (
                 one
@@ -205,21 +212,21 @@ class Leases:
         self._past.pop(call_id, None)
         lease = self.own(call_id)
         if lease is not None:
-            lease.asked, lease.exempt = True, exempt
+            lease.asked, lease.asked_at, lease.exempt = True, now, exempt
             lease.from_tag, lease.cseq = from_tag, cseq
             self._place(lease, _refined(cohort, lease.cohort))
             return lease
         if self.is_crowded(call_id):
             self.refused += 1
             return None
-        lease = Lease(call_id, from_tag, cohort, now, cseq, exempt=exempt)
+        lease = Lease(call_id, from_tag, cohort, now, cseq, exempt=exempt, asked_at=now)
         return lease if self._begin(lease, now) else None
 
     def refuse(self, call_id: str, now: float) -> None:
         """A call was refused: what HEP shows of its INVITE until then holds no capacity."""
         now = self._advance(now)
         lease = self.own(call_id)
-        if lease is not None:
+        if lease is not None and not lease.passed:
             self._end(lease, "refused")
         if call_id not in self._calls:
             self._remember(call_id, now, refused=True)
@@ -244,7 +251,8 @@ class Leases:
             self._begin(_seen(call_id, state, cohort, now), now)
             return
         for lease in leases:
-            if not lease.seen:
+            unsure = not self._is_over(call_id) if lease.doubted else not lease.seen
+            if unsure:
                 self._mark_seen(lease, now)
             if state != "trying":
                 lease.passed = True
@@ -255,15 +263,14 @@ class Leases:
     def over(self, call_id: str, now: float, why: str = "over") -> int:
         """A call ended; returns how many leases it held.
 
-        One whose retry was just asked about waits as if it had not been seen: this may be the end of
-        the INVITE before it.
+        One that was asked about just now is doubted, and ends if nothing proves it wrong.
         """
         now = self._advance(now)
         self._silent.pop(call_id, None)
         held = 0
         for lease in tuple(self._calls.get(call_id, ())):
-            if why == "over" and not lease.answered and now - lease.retried < OVERLAP:
-                self._wait_again(lease, now)
+            if why == "over" and not lease.answered and now - lease.asked_at < OVERLAP:
+                self._doubt(lease, now)
                 continue
             self._end(lease, why)
             held += 1
@@ -299,6 +306,7 @@ class Leases:
         for queue, look in (
             (self._pending, self._look_at_pending),
             (self._seen, self._look_at_seen),
+            (self._doubted, self._look_at_doubted),
             (self._past, self._look_at_past),
             (self._silent, self._look_at_silent),
         ):
@@ -308,8 +316,7 @@ class Leases:
 
     def _look_at_pending(self, now: float) -> None:
         lease = next(iter(self._pending.values()))
-        alive = self._alive(lease.call_id)
-        if alive is not None and not alive.over:
+        if not self._is_over(lease.call_id):
             self._mark_seen(lease, now)  # its INVITE was lost on its way here
         else:
             self._end(lease, "unseen")
@@ -326,13 +333,22 @@ class Leases:
         elif now - lease.since > self._longest:
             self._end(lease, "longest")
             if lease.call_id not in self._calls:
-                self._remember(lease.call_id, now)
+                self._remember(lease.call_id, now, released=True)
         elif self._is_quiet(alive, now):
             self._end(lease, "quiet")
             self._silence(lease, now)
         else:
             lease.due = now + self._look
             self._seen.move_to_end(lease.number)
+
+    def _look_at_doubted(self, now: float) -> None:
+        lease = next(iter(self._doubted.values()))
+        if not self._is_over(lease.call_id):
+            self._mark_seen(lease, now)
+            return
+        self._end(lease, "over")
+        if lease.call_id not in self._calls:
+            self._remember(lease.call_id, now)
 
     def _look_at_past(self, now: float) -> None:
         call_id, past = self._past.popitem(last=False)
@@ -357,10 +373,12 @@ class Leases:
         """Whether a live state is an old one of an ended call, or of one that was refused."""
         if past.refused:
             return state == "trying"
-        if past.released:
-            return True
+        return past.released or self._is_over(call_id)
+
+    def _is_over(self, call_id: str) -> bool:
+        """Whether the table knows no live call of this name."""
         alive = self._alive(call_id)
-        return alive is None or alive.over or alive.last_now < past.at
+        return alive is None or alive.over
 
     def _is_quiet(self, alive: Alive, now: float) -> bool:
         return self._quiet > 0 and alive.media and now - alive.last_now > self._quiet
@@ -383,7 +401,9 @@ class Leases:
                 return lease
             if not lease.answered and cseq > lease.cseq and len(lease.earlier) < MAX_RETRIES:
                 lease.earlier += (lease.cseq,)
-                lease.cseq, lease.retried = cseq, self._now
+                lease.cseq, lease.asked_at = cseq, self._now
+                if lease.doubted:
+                    self._wait_again(lease)
                 return lease
         return None
 
@@ -409,20 +429,30 @@ class Leases:
             del self._calls[lease.call_id]
         else:
             leases[:] = [one for one in leases if one is not lease]
-        del (self._seen if lease.seen else self._pending)[lease.number]
+        del self._queue(lease)[lease.number]
         self._count(lease.cohort, -1)
         self.ended[why] += 1
 
     def _mark_seen(self, lease: Lease, now: float) -> None:
-        del self._pending[lease.number]
-        lease.seen, lease.due = True, now + self._look
+        del self._queue(lease)[lease.number]
+        lease.seen, lease.doubted, lease.due = True, False, now + self._look
         self._seen[lease.number] = lease
 
-    def _wait_again(self, lease: Lease, now: float) -> None:
-        if lease.seen:
-            del self._seen[lease.number]
-            lease.seen, lease.due = False, now + self._patience
-            self._pending[lease.number] = lease
+    def _doubt(self, lease: Lease, now: float) -> None:
+        if not lease.doubted:
+            del self._queue(lease)[lease.number]
+            lease.doubted, lease.due = True, now + DOUBT
+            self._doubted[lease.number] = lease
+
+    def _wait_again(self, lease: Lease) -> None:
+        """It did end, but its caller tries once more."""
+        del self._doubted[lease.number]
+        lease.seen, lease.doubted, lease.due = False, False, self._now + self._patience
+        self._pending[lease.number] = lease
+
+    def _queue(self, lease: Lease) -> OrderedDict[int, Lease]:
+        """Where it waits for its deadline."""
+        return self._doubted if lease.doubted else self._seen if lease.seen else self._pending
 
     def _place(self, lease: Lease, cohort: Cohort) -> None:
         if cohort != lease.cohort:

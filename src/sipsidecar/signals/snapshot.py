@@ -301,6 +301,8 @@ class AdmissionFigures(msgspec.Struct, frozen=True):
     """Calls that hold capacity, by scope and value."""
     states: dict[tuple[str, str], str]
     """By rule and value of its scope."""
+    notified: dict[tuple[str, str], bool]
+    """By rule and value, where there is a notify mark: whether it was reached."""
     drained: tuple[tuple[str, str], ...]
     """Scopes and values that an operator drained."""
     rows_lost: int
@@ -310,6 +312,8 @@ class AdmissionFigures(msgspec.Struct, frozen=True):
     asks: tuple[AskState, ...] = ()
     checks: dict[str, bool | None] = {}
     """Downstream checks: whether what is behind answers as it should."""
+    faults: int = 0
+    """Bugs in admission itself, each of which cost a turn or made a part begin again."""
 
 
 class Figures(msgspec.Struct, frozen=True):

@@ -92,10 +92,15 @@ class Standing:
         """Each rule with each value that it is about."""
         self._known: dict[Cohort, tuple[tuple[Rule, str], ...]] = {}
         self._counted: dict[tuple[str, str], list[tuple[Rule, str]]] = {}
+        self._enforced: dict[tuple[str, str], list[tuple[Rule, str]]] = {}
+        """By scope and value, but those of shadow rules."""
         self._guarantees: tuple[tuple[Rule, str], ...] = ()
+        self._guaranteed: dict[tuple[str, str], list[Rule]] = {}
         self._nodes: frozenset[str] = frozenset()
         self._drains: dict[tuple[str, str], float] = {}
         self._gates: dict[Place, Gate] = {}
+        self._closed_at: dict[Place, float | None] = {}
+        """What a gate closed at: it stands under that while no call passes that could tell more."""
         self._buckets: dict[Place, Bucket] = {}
         self._capacities: dict[Place, _Capacity] = {}
         self._rows: list[StateRecord] = []
@@ -106,7 +111,7 @@ class Standing:
     def use(self, rules: tuple[Rule, ...], reserve_percent: float) -> None:
         """Put rules in force; those that are as they were keep their state."""
         kept = {rule.name for rule in rules if self._rules.get(rule.name) == rule}
-        for places in (self._gates, self._buckets, self._capacities):
+        for places in (self._gates, self._closed_at, self._buckets, self._capacities):
             for place in [place for place in places if place.rule not in kept]:
                 del places[place]
         self._rules = {rule.name: rule for rule in rules}
@@ -125,9 +130,14 @@ class Standing:
             for rule, value in self.places
             if rule.guaranteed and rule.outcome != "shadow"
         )
-        self._counted, self._known = {}, {}
+        self._guaranteed = {}
+        for rule, value in self._guarantees:
+            self._guaranteed.setdefault((rule.scope, value), []).append(rule)
+        self._counted, self._known, self._enforced = {}, {}, {}
         for rule, value in self.places:
             place = Place(rule.name, value)
+            if rule.outcome != "shadow":
+                self._enforced.setdefault((rule.scope, value), []).append((rule, value))
             if rule.kind != "capacity":
                 self._gates.setdefault(place, Gate(rule))
                 continue
@@ -225,13 +235,14 @@ class Standing:
             bucket = self._buckets[place]
             if bucket.admits(now, priority=priority):
                 return None
-            self._capacities[place].quiet_at = now
+            if not trial:
+                self._capacities[place].quiet_at = now
             return _objects(rule, value, round(bucket.level(now), 3))
         gate = self._gates[place]
         share = gate.share(now)
         if share >= 1 or (share > 0 and (trial or gate.admits(now))):
             return None
-        return _objects(rule, value, gate.value)
+        return _objects(rule, value, self._value_of(place, gate))
 
     def has_room(
         self,
@@ -241,24 +252,32 @@ class Standing:
         *,
         priority: bool = False,
         own: Cohort | None = None,
+        unused: int | None = None,
     ) -> bool:
-        """Whether one more call of the cohort fits into a capacity."""
+        """Whether one more call of the cohort fits into a capacity.
+
+        `unused`: what `unused_guarantees` gives now, for who asks about many cohorts.
+        """
         active = self._active(rule.scope, value, own)
         limit = int(rule.threshold)
         room = limit if priority else limit - self.reserve(limit)
         if rule.resume is not None and self._capacities[Place(rule.name, value)].blocked:
             room = min(room, int(rule.resume) + 1)
-        if rule.scope != GLOBAL or not self._guarantees:
+        if rule.scope != GLOBAL or not self._guarantees or active >= room:
             return active < room
         # What is guaranteed to others and not used by them is taken, but for whom it is guaranteed to.
-        guaranteed, others = False, 0
-        for one, of in self._guarantees:
-            unused = one.guaranteed - self._active(one.scope, of, own)
-            if unused > 0 and getattr(cohort, one.scope) == of:
-                guaranteed = True
-            else:
-                others += max(unused, 0)
-        return active < room if guaranteed else active + others < room
+        for scope, of in scopes_of(cohort):
+            for one in self._guaranteed.get((scope, of), ()):
+                if one.guaranteed > self._active(scope, of, own):
+                    return True
+        return active + (self.unused_guarantees(own) if unused is None else unused) < room
+
+    def unused_guarantees(self, own: Cohort | None = None) -> int:
+        """How many calls are guaranteed to somebody and not there."""
+        return sum(
+            max(0, rule.guaranteed - self._active(rule.scope, value, own))
+            for rule, value in self._guarantees
+        )
 
     def _active(self, scope: str, value: str, own: Cohort | None) -> int:
         """Calls that hold capacity, but for the one that asks."""
@@ -311,6 +330,8 @@ class Standing:
                 good = None if reading is None else not _past(rule, reading, rule.good)
             gate.sample(bad, good, reading, now)
             if gate.state != before:
+                if gate.state == CLOSED:
+                    self._closed_at[place] = gate.value
                 self._say_state(rule, value, gate.state, before, gate.value, received_at)
             self.changed |= gate.share(now) != share
 
@@ -393,7 +414,8 @@ class Standing:
 
     def resume(self, scope: str, value: str, now: float, received_at: int) -> int:
         """End drains and open closed rules of a scope's value at once; returns how many changed."""
-        self.check_value(scope, value)
+        if (scope, value) not in self._drains:  # a reload may have taken the name that was drained
+            self.check_value(scope, value)
         changed = 0
         if self._drains.pop((scope, value), None) is not None:
             changed += 1
@@ -422,8 +444,10 @@ class Standing:
         check_limits(new)
         rules = tuple(new if one.name == rule else one for one in self._rules.values())
         gates = {place: gate for place, gate in self._gates.items() if place.rule == rule}
+        closed_at = {place: at for place, at in self._closed_at.items() if place.rule == rule}
         kept = {place: one for place, one in self._capacities.items() if place.rule == rule}
         self.use(rules, self._reserve_percent)
+        self._closed_at.update(closed_at)
         self._gates.update(gates)  # closed stays closed until the new limit has had its readings
         self._capacities.update(kept)
         self._say_state(
@@ -462,16 +486,22 @@ class Standing:
         """State by rule and value."""
         return {(rule.name, value): self.reading(rule, value)[1] for rule, value in self.places}
 
+    def notified(self) -> dict[tuple[str, str], bool]:
+        """By rule and value, where there is a notify mark: whether it was reached."""
+        return {
+            (rule.name, value): self._capacities[Place(rule.name, value)].noted
+            for rule, value in self.places
+            if rule.notify is not None
+        }
+
     def state_of(self, scope: str, value: str) -> str:
         """The worst state of all enforced rules about one value, or about all calls."""
         if self.drained(scope, value):
             return CLOSED
         order = (OPEN, RAMPING, LIMITING, CLOSED)
         worst = OPEN
-        for rule, of in self.places:
-            if rule.outcome != "shadow" and (
-                rule.scope == GLOBAL or (rule.scope, of) == (scope, value)
-            ):
+        for key in ((GLOBAL, ""), (scope, value)):
+            for rule, of in self._enforced.get(key, ()):
                 worst = max(worst, self.reading(rule, of)[1], key=order.index)
         return worst
 
@@ -485,7 +515,13 @@ class Standing:
             one = self._capacities.get(place)
             return None, one.state if one else OPEN
         gate = self._gates.get(place)
-        return (gate.value, gate.state) if gate is not None else (None, OPEN)
+        if gate is None:
+            return None, OPEN
+        return (self._value_of(place, gate) if gate.state == CLOSED else gate.value), gate.state
+
+    def _value_of(self, place: Place, gate: Gate) -> float | None:
+        """What a gate that objects measures; while nobody can tell, what it closed at."""
+        return self._closed_at.get(place) if gate.value is None else gate.value
 
     def _status(self, rule: Rule, value: str, now: float) -> dict[str, Any]:
         place = Place(rule.name, value)
@@ -512,7 +548,7 @@ class Standing:
             "reserve": self.reserve(rule.threshold) if rule.measure == "calls" else None,
             "guaranteed": rule.guaranteed or None,
             "notified": one.noted if one is not None and rule.notify is not None else None,
-            "reason": _words(rule, reading, state),
+            "reason": _words(rule, reading, state) + _noted(rule, one),
         }
 
     # -- rows
@@ -596,6 +632,13 @@ def _drained(scope: str, value: str) -> Objection:
     return Objection(None, DRAIN, scope, value, None, None, DRAIN_CODE, REFUSE, "", f"cac {DRAIN}")
 
 
+def _noted(rule: Rule, one: _Capacity | None) -> str:
+    """Say that it is over its notify mark."""
+    if one is None or not one.noted or rule.notify is None:
+        return ""
+    return f", at its notify mark of {rule.notify:g}"
+
+
 def _words(rule: Rule, reading: float | None, state: str) -> str:
     """Why a rule is in its state, in words."""
     side = "under" if rule.low_is_bad else "over"
@@ -611,4 +654,6 @@ def _words(rule: Rule, reading: float | None, state: str) -> str:
         return f"{name} {shown}, closes {side} {limit}"
     if state == RAMPING:
         return f"{name} {shown}: calls are let in again"
+    if reading is not None and not _past(rule, reading, rule.threshold):
+        return f"{name} {shown}: was {side} {limit}"
     return f"{name} {shown}: {side} {limit}"

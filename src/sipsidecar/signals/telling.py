@@ -37,14 +37,19 @@ def denials(
     return list(found.values()), limits
 
 
-def caps(standing: Standing) -> dict[Key, int]:
-    """Hard capacities by scope and value, for switches that count by themselves."""
-    found: dict[Key, int] = {}
+def caps(standing: Standing) -> dict[Key, tuple[int, str]]:
+    """Hard capacities by scope and value, for switches that count by themselves, and whose they are.
+
+    Of two rules about one key the lower holds.
+    """
+    found: dict[Key, tuple[int, str]] = {}
     for rule, value in standing.places:
-        if rule.measure == "calls" and rule.outcome != "shadow":
+        # A switch's own cap refuses: one that overflows is told as a denial, with its route.
+        if rule.measure == "calls" and rule.outcome == "refuse":
             room = int(rule.threshold) - standing.reserve(rule.threshold)
-            key = (rule.scope, value)
-            found[key] = min(found.get(key, room), room)
+            known = found.get((rule.scope, value))
+            if known is None or room < known[0]:
+                found[rule.scope, value] = room, rule.name
     return found
 
 
@@ -62,10 +67,11 @@ def _denied(
             yield (rule.scope, value), 100
         return
     # Who has a guarantee left gets in where others do not: no key for all, but one for each.
+    unused = standing.unused_guarantees()
     for scope in {scope for scope, _ in guaranteed}:
         for of in cohorts.values(scope):
             cohort = Cohort()._replace(**{scope: of})
-            if not standing.has_room(rule, value, cohort):
+            if not standing.has_room(rule, value, cohort, unused=unused):
                 yield (scope, of), 100
 
 

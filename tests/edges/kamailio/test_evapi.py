@@ -504,6 +504,55 @@ def test_a_flood_of_questions_shares_the_loop_and_is_answered_whole(
     asyncio.run(scenario())
 
 
+def test_a_number_no_clock_can_be_at_is_no_question() -> None:
+    async def scenario() -> None:
+        kamailio = Kamailio()
+        async with meeting(kamailio, admit) as one:
+            await until(lambda: one.status().up)
+            kamailio.ask(asked(ti=1, s=10**400))
+            await until(lambda: len(kamailio.said) == 1)
+            assert one.counters["not-understood"] == 1
+            assert (one.status().up, kamailio.clients) == (True, 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_kamailio_that_asks_and_reads_no_answer_is_left() -> None:
+    class Deaf(asyncio.Transport):
+        limit: int | None = None
+        aborted = False
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            self.limit = high
+
+        def write(self, data: object) -> None:
+            pass
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def scenario() -> None:
+        deaf = Deaf()
+        line = evapi._Line(lambda _: "", lambda: None)
+        line.connection_made(deaf)
+        assert deaf.limit == evapi.MOST_WAITING
+        line.pause_writing()  # what the loop does over this limit
+        assert deaf.aborted
+        assert line.why == "does not read what it is told"
+
+    asyncio.run(scenario())
+
+
+def test_one_that_is_stopped_is_not_up() -> None:
+    async def scenario() -> None:
+        kamailio = Kamailio()
+        async with meeting(kamailio, admit) as one:
+            await until(lambda: one.status().up)
+        assert (one.status().up, one.status().error) == (False, "stopped")
+
+    asyncio.run(scenario())
+
+
 def test_a_connection_that_ends_in_a_flood_answers_no_more() -> None:
     async def scenario() -> None:
         kamailio = Kamailio()

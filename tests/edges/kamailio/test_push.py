@@ -124,7 +124,8 @@ def test_what_is_shown_is_sent_before_show_returns() -> None:
     # Why, before that.
     methods = [(call["method"], call["params"][1]) for call in at.line.waiting]
     assert [method for method, _ in methods] == ["htable.sets", "htable.sets", "htable.setxi"]
-    assert methods[1:] == [("htable.sets", "checksum"), ("htable.setxi", "global")]
+    assert methods[0] == ("htable.sets", "checksum")
+    assert methods[2] == ("htable.setxi", "global")
     at.line.answer()
     assert at.tables.held[CLOSED, "global"] % 1_000_000 == 486_100
     assert "full: 50 of 50" in at.tables.held.values()
@@ -204,6 +205,44 @@ def test_texts_are_sent_again_after_a_restart_of_kamailio() -> None:
     at.second()
     at.line.answer()
     assert at.tables.held == before
+
+
+def test_texts_lost_in_a_restart_are_sent_again_although_others_changed_since() -> None:
+    at = Bench().up()
+    at.push.show([FULL], [])
+    at.line.answer()
+    at.tables.held.clear()
+    at.push.show([FULL, ACME], [])
+    at.line.answer()
+    for _ in range(2):
+        at.second()
+        at.line.answer()
+    assert {"full: 50 of 50", "acme"} < set(at.tables.held.values())
+
+
+@given(st.lists(st.sampled_from(["show", "second", "answer", "some", "lose"]), max_size=12))
+def test_whatever_a_restart_met_all_texts_are_there_in_the_end(steps: list[str]) -> None:
+    at = Bench().up()
+    shown = [Denial(scope="trunk", scope_value="a", rule="ra")]
+    for number, step in enumerate(steps):
+        if step == "show":
+            key = f"b{number}"
+            shown = [*shown, Denial(scope="trunk", scope_value=key, rule=f"r{key}")]
+            at.push.show(shown, [])
+        elif step == "second":
+            at.second()
+        elif step == "lose":
+            at.line.waiting.clear()
+        else:
+            at.line.answer(1 if step == "some" else 100_000)
+    at.push.show(shown, [])
+    at.line.answer(len(steps))
+    at.tables.held.clear()
+    for _ in range(4):
+        at.line.answer()
+        at.second()
+    at.line.answer()
+    assert set(at.tables.held.values()) >= {one.rule for one in shown}
 
 
 def test_hundreds_of_entries_are_sent_in_bounded_turns() -> None:
@@ -557,8 +596,16 @@ def test_kamailio_holds_what_is_shown_over_every_transport(
             assert state.failed == 0
             assert state.rtt_ms is not None
             assert 0 < state.rtt_ms < 1000
+        assert one.status().up is False
 
     run(scenario())
+
+
+def test_a_name_that_can_be_none_is_an_error_and_no_end() -> None:
+    one = KamailioPush("edge", f"http://{'a' * 64}.example:1/RPC")
+    asyncio.run(one._connect())
+    assert one.status().up is False
+    assert one.status().error is not None
 
 
 @both_loops

@@ -43,6 +43,7 @@ class Entries(msgspec.Struct, frozen=True):
     leased: Mapping[Key, int]
     """Integers that expire unless they are renewed: a string may lose its expiry (fixed in 6.0.7)."""
     texts: Mapping[Key, str]
+    """`CHECKSUM` is the first: it tells of those that were set after it."""
     left_out: int
     """Denials and limits over `MOST_ENTRIES`."""
 
@@ -132,7 +133,7 @@ class Encoder:
             self._limit(leased, keys, limit)
         if texts:
             said = "\n".join(f"{key} {value}" for (_, key), value in sorted(texts.items()))
-            texts[CHECKSUM] = f"{zlib.crc32(said.encode()):08x}"
+            texts = {CHECKSUM: f"{zlib.crc32(said.encode()):08x}"} | texts
         return Entries(leased, texts, left_out)
 
     def _value(self, denial: Denial) -> int:

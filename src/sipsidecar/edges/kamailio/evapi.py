@@ -265,10 +265,13 @@ class KamailioAsk:
     async def run(self) -> None:
         """Be there for its questions, until cancelled."""
         pause = FIRST_PAUSE
-        while True:
-            was_up = await self._meet()
-            pause = FIRST_PAUSE if was_up else min(pause * 2, LONGEST_PAUSE)
-            await self._pause(pause)
+        try:
+            while True:
+                was_up = await self._meet()
+                pause = FIRST_PAUSE if was_up else min(pause * 2, LONGEST_PAUSE)
+                await self._pause(pause)
+        finally:
+            self._up, self._error = False, "stopped"
 
     def status(self) -> AskState:
         """How it is with it now."""
@@ -315,7 +318,7 @@ class KamailioAsk:
         which = _WHICH.match(data)
         try:
             ask, index, label = question(data, self.name, self._age)
-        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        except (ValueError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors
             self._refused += 1
             self.counters["not-understood"] += 1
             if which is None:
@@ -396,7 +399,12 @@ class _Line(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It has accepted."""
         self._transport = cast("asyncio.Transport", transport)  # which uvloop's is not by class
+        self._transport.set_write_buffer_limits(MOST_WAITING)
         self._beat()
+
+    def pause_writing(self) -> None:
+        """It asks, and does not read the answers: they would pile up here."""
+        self.close("does not read what it is told")
 
     def data_received(self, data: bytes) -> None:
         """Bytes, in any pieces."""

@@ -147,7 +147,9 @@ class KamailioPush:
         # Texts first: a refusal must not be there before its reason.
         changed = [key for key, value in self._wanted.items() if before.get(key) != value]
         gone = [key for key in before.keys() - self._wanted.keys() if key[0] != TEXTS]
-        self._urgent |= dict.fromkeys(changed + gone)
+        self._hurry(changed + gone)
+        if CHECKSUM in changed:
+            self._urgent |= dict.fromkeys(self._texts())
         self._pump()
 
     async def run(self) -> None:
@@ -165,6 +167,7 @@ class KamailioPush:
                 await asyncio.sleep(LOOK)
         finally:
             self._hang_up()
+            self._up = False
 
     def status(self) -> PushState:
         """How it is with it now."""
@@ -200,15 +203,27 @@ class KamailioPush:
 
     def _renew_all(self) -> None:
         # The wanted are in their order: texts, then that we are up, then who is closed.
-        texts = [key for key in self._wanted if key[0] == TEXTS]
+        texts = self._texts()
         leased = [key for key in self._wanted if key[0] != TEXTS]
         if self._owes_texts:
             self._owes_texts = False
-            self._urgent |= dict.fromkeys(texts)
+            self._hurry(texts)
         self._due = dict.fromkeys(leased)
         self._due |= dict.fromkeys(key for key in self._held if key not in self._wanted)
         if texts:
             self._due[_CHECK] = None
+
+    def _texts(self) -> list[Key]:
+        """All texts behind their checksum.
+
+        Kamailio has them all when it has the checksum, for all of them are set after it: had it lost
+        some by a restart that nobody saw, it would have lost the checksum as well.
+        """
+        return [key for key in self._wanted if key[0] == TEXTS]
+
+    def _hurry(self, keys: Sequence[Key]) -> None:
+        """Send these before all else, in this order."""
+        self._urgent = dict.fromkeys(keys) | self._urgent
 
     def _pump(self) -> None:
         """Send what waits, as much as a turn and the switch can bear; answers send the rest."""
@@ -223,7 +238,7 @@ class KamailioPush:
                 continue
             if not self._send(key):
                 if self._line is not None:
-                    self._urgent = {key: None} | self._urgent
+                    self._hurry([key])
                 return
 
     def _send(self, key: Key) -> bool:
@@ -274,13 +289,13 @@ class KamailioPush:
             self._rtts.append(self._now() - call.sent_at)
             if wrong is not None:
                 # It was restarted, or has another sidecar's.
-                self._urgent |= {key: None for key in self._wanted if key[0] == TEXTS}
+                self._hurry(self._texts())
             elif call.value is None:
                 self._held.discard(call.key)
             elif call.key[0] != TEXTS:
                 self._held.add(call.key)
         if again:
-            self._urgent[call.key] = None
+            self._hurry(self._texts() if call.key == CHECKSUM else [call.key])
         if self._clean and not (self._aloft or self._urgent or self._due):
             if self._probing:
                 self._probing = False
@@ -324,7 +339,7 @@ class KamailioPush:
         try:
             async with asyncio.timeout(PATIENCE):
                 self._line = await self._open(self._heard, self._broke)
-        except (OSError, TimeoutError) as error:
+        except (OSError, ValueError) as error:  # a name that can be none is a UnicodeError
             self._fail(_words(error))
 
     def _broke(self, why: str) -> None:
