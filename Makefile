@@ -82,7 +82,7 @@ bench-esl: .venv/test
 
 OUT ?= $(or $(TMPDIR),/tmp)/sipsidecar-$@.txt
 CHAOS := PYTHONPATH=tests $(BIN)/python -m
-# Twelve minutes with the system's own Kamailio; on a machine that does nothing else, for the figures
+# Eighteen minutes with the system's own Kamailio; on a machine that does nothing else, for the figures
 # are of time. Each is a script with flags of its own: python -m overload.loads --help.
 bench-overload: .venv/test
 	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev"; exit 2; }

@@ -45,6 +45,8 @@ HOPS = {"P": 2001, "Q": 2002}
 """Who mirrors what it receives and sends, and its capture id."""
 PATIENCE = 0.2
 """Seconds that a proxy waits for an answer; then the call passes."""
+LATEST = 3.0
+"""Seconds that a question may be late."""
 PENDING, QUIET, LOOK = 5.0, 120.0, 10.0
 RIGHT = 0.4
 """Seconds after which an end must show that was heard of: HEP takes up to 0.3, an answer to a BYE 0.03."""
@@ -114,7 +116,7 @@ class Truth:
         base = RIGHT + max(0.0, self.reborn - self.since)
         if n > 1 or self.unanswered:
             # It may be asked about when its end was told already, and nobody tells it again.
-            base += PENDING + 1.0
+            base += PENDING + 1.0 + LATEST * self.unanswered
         elif self.quick:
             base += DOUBT + 1.0
         if not any(" INVITE " in key for key in heard):
@@ -346,7 +348,7 @@ class Network:
         truth = self.truth[call_id]
         there, back = (self.chance.uniform(0.0002, 0.004) for _ in range(2))
         if self.chance.random() < self.way.answer_late:
-            there = self.chance.uniform(PATIENCE, 3.0)
+            there = self.chance.uniform(PATIENCE, LATEST)
         ask = Ask(
             call_id=call_id, from_tag="a", cseq=cseq, node=node, way="evapi",
             sighted=Sighted(
@@ -792,8 +794,12 @@ class Judge:
 
     def __init__(self, net: Network) -> None:
         self.net = net
-        (rule,) = net.admission.standing.places[:1]
-        self.room = int(rule[0].threshold) - net.admission.standing.reserve(rule[0].threshold)
+        ((rule, _),) = net.admission.standing.places
+        self.room = int(rule.threshold) - net.admission.standing.reserve(rule.threshold)
+        self.free = self.room - 1 if rule.resume is None else int(rule.resume)
+        """Calls down to which it stays closed."""
+        self.closed = False
+        self.flips = 0
         self.most = 0
         """Admitted ordinary calls at once."""
         self.missing: dict[str, float] = {}
@@ -807,8 +813,12 @@ class Judge:
         """After everything that happens."""
         net = self.net
         if net.down:
+            self.closed = False
             return
-        closed = net.leases.active[GLOBAL, ""] >= self.room
+        active = net.leases.active[GLOBAL, ""]
+        closed = active >= self.room or (self.closed and active > self.free)
+        self.flips += closed != self.closed
+        self.closed = closed
         assert ((GLOBAL, "") in net.told) == closed, "a proxy is told at once what it must know"
 
     def _look(self) -> None:
@@ -874,7 +884,7 @@ def test_asked_for_every_call_the_limit_holds_and_the_leases_are_the_truth(
 ) -> None:
     """HEP comes before the question or after it, is lost, repeated and reordered."""
     net = Network(seed, full(40), way=Way(loss=loss, again=0.1, late=late))
-    callers, judge = play(net, 150.0, 1.5)
+    callers, judge = play(net, 120.0, 1.5)
     assert judge.room == 38
     assert judge.room - 8 <= judge.most <= judge.room
     assert callers.verdicts[REFUSE] > 20
@@ -893,11 +903,21 @@ def test_told_to_the_proxies_the_counts_are_the_truth_and_the_flag_flips_with_th
 ) -> None:
     """Nobody asks: HEP and events alone say who holds capacity, and each change of the flag is told."""
     net = Network(seed, full(40), way=Way(loss=loss, again=0.1), pushed=True)
-    callers, judge = play(net, 150.0, 1.5)
+    callers, judge = play(net, 120.0, 1.5)
     assert callers.verdicts[REFUSE] > 20
     if not loss:
         assert max(judge.missing.values(), default=0.0) < RIGHT
     nothing_is_left(net)
+
+
+def test_the_flag_flips_back_where_the_rule_says_that_it_is_good_again() -> None:
+    flips = []
+    for resume in (None, 30.0):
+        net = Network(11, full(40, resume=resume), way=Way(again=0.1), pushed=True)
+        _, judge = play(net, 120.0, 1.5)
+        flips.append(judge.flips)
+        nothing_is_left(net)
+    assert flips[0] > 4 * flips[1] > 0
 
 
 @settings(max_examples=15, deadline=None)

@@ -237,6 +237,36 @@ def test_a_hang_up_ends_a_call_whose_bye_was_lost_in_hep() -> None:
     assert alive.over
 
 
+@pytest.mark.parametrize("seen", [[INVITE, RINGING], [RINGING]])
+def test_a_call_whose_200_was_lost_in_hep_goes_on_until_its_answered_leg_hangs_up(
+    seen: list[str],
+) -> None:
+    house = House()
+    for text in seen:
+        house.sip(text)
+    for told, at in ((CREATE, 0.9), (ANSWER, 1.1)):
+        house.event(told, at)
+    assert house.told() == "answered"
+    house.run_until(1000.0)
+    assert house.told() == "answered"
+    alive = house.alive()
+    assert alive is not None
+    assert not alive.over
+    house.event(event("CHANNEL_HANGUP", 1000.0, answered=1.0, hangup=1000.0), 1000.0)
+    assert house.told() is None
+    house.run_out()
+    assert house.told() is None
+
+
+def test_an_answered_leg_does_not_bring_back_what_sip_showed_to_be_over() -> None:
+    house = House()
+    for text in (INVITE, OK, BYE):
+        house.sip(text)
+    for told in (CREATE, ANSWER):
+        house.event(told, 6.1)
+    assert house.told() is None
+
+
 def test_the_end_of_a_leg_that_was_not_answered_ends_no_call_for_the_proxy_may_fail_over() -> None:
     house = House()
     house.sip(INVITE)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sipsidecar.calls.events import CallRecord, Cohort, Move, Sighted
+from sipsidecar.signals import telling
 from sipsidecar.signals.admission import Admission, Policy
 from sipsidecar.signals.cohort import Cohorts, Matcher
 from sipsidecar.signals.decisions import (
@@ -202,6 +203,18 @@ def test_the_refusal_before_does_not_end_a_call_that_was_dialled_again() -> None
     assert world.leases.active[GLOBAL, ""] == 1
     world.see("b", "ringing")
     assert world.ask("c").verdict == REFUSE
+
+
+def test_a_lower_limit_that_is_put_in_force_is_told_at_once() -> None:
+    world = World(calls(5))
+    world.ask("a")
+    world.ask("b")
+    world.admission.use(Policy(rules=(calls(2),), reserve_percent=0.0))
+    told, _ = telling.denials(world.admission.standing, world.cohorts, world.now)
+    assert [(one.scope, one.rule) for one in told] == [(GLOBAL, "full")]
+    world.pass_time(1)
+    states = [row for row in world.admission.records() if isinstance(row, StateRecord)]
+    assert [row.state for row in states] == ["limiting"]
 
 
 def test_time_forgets_refusals_without_any_question() -> None:

@@ -70,6 +70,18 @@ def test_a_call_at_a_fallback_is_elsewhere_until_it_is_over() -> None:
     assert not known.is_elsewhere("a")
 
 
+def test_a_call_that_is_sent_to_its_fallback_once_more_is_there_until_it_is_over_again() -> None:
+    known = Refusals()
+    known.remember(ask(cseq=1), IVR, 0.0)
+    known.over("a", 10.0)
+    known.remember(ask(cseq=2), IVR, 12.0)
+    known.handle_timer(10.0 + REMEMBERED)
+    assert known.is_elsewhere("a")
+    known.over("a", 200.0)
+    known.handle_timer(200.0 + REMEMBERED)
+    assert not known.is_elsewhere("a")
+
+
 def test_time_alone_forgets_what_nobody_asks_about_and_what_nobody_saw_the_end_of() -> None:
     known = Refusals()
     known.remember(ask("a"), BUSY, 0.0)

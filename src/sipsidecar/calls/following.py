@@ -2,7 +2,8 @@
 
 A leg that came in is a call; one that FreeSWITCH made for it is not another. Where SIP shows the
 call, SIP tells of it, and goes on to be believed after its end: an event that repeats an old state
-brings nothing back. What FreeSWITCH adds then is the end of an answered leg, whose BYE may be lost.
+brings nothing back. What FreeSWITCH adds then is that a leg was answered, and its end: the 200 and
+the BYE may be lost.
 """
 
 from collections import deque
@@ -61,8 +62,11 @@ class Following:
         if self._calls.tell_setups and leg.answered and leg.set_up is None:
             leg.set_up = False
             self._answered.append((now + SETTLE, leg.uuid))
-        if leg.call_id and leg.answered and leg.ended:
-            self._calls.hang_up(leg.call_id, now)
+        if leg.call_id and leg.answered:
+            if leg.ended:
+                self._calls.hang_up(leg.call_id, now)
+            else:
+                self._calls.answer(leg.call_id)
         if not self._calls.watch:
             return
         if leg.direction == "inbound":

@@ -309,6 +309,16 @@ class CallTable:
         if call.emitted is None:
             call.last_now = now
 
+    def answer(self, call_id: str) -> None:
+        """Take a call that SIP shows for answered, as others heard it: its 200 may be lost.
+
+        Its record tells what SIP shows as ever, but not before the call is over.
+        """
+        call = self._calls.get(call_id)
+        if call is not None and call.clocks and not call.live & ANSWERED:
+            call.live |= ANSWERED
+            self._show(call)
+
     def hang_up(self, call_id: str, now: float) -> None:
         """End the live state of a call whose answered dialog is over as others heard it.
 
@@ -702,7 +712,9 @@ class CallTable:
     def _not_before(self, call: Call) -> float:
         """The cheap half of the judgement: calls that are plainly not over need no derivation."""
         bits = call.live
-        if call.emitted is not None or bits & (ENDED | REFUSED) or not bits & INVITED:
+        if call.emitted is not None or bits & (ENDED | REFUSED):
+            return 0.0
+        if not bits & (INVITED | ANSWERED):
             return 0.0
         if bits & ANSWERED:
             return call.last_now + min(

@@ -142,7 +142,13 @@ class Standing:
                 self._gates.setdefault(place, Gate(rule))
                 continue
             self._counted.setdefault((rule.scope, value), []).append((rule, value))
-            self._capacities.setdefault(place, _Capacity())
+            if place not in self._capacities:
+                one = self._capacities[place] = _Capacity()
+                limit = int(rule.threshold)
+                # So that what switches are told until the next look is true.
+                one.blocked = rule.measure == "calls" and (
+                    self._leases.active[rule.scope, value] >= limit - self.reserve(limit)
+                )
             if rule.measure == "calls_per_second":
                 self._buckets.setdefault(place, Bucket(rule.threshold, rule.burst))
         self.changed = True
