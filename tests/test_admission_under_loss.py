@@ -125,7 +125,7 @@ class Truth:
         if any("P>B CANCEL" in key for key in heard) and "P>B INVITE p1" not in heard:
             # It might be of another INVITE of the caller's.
             base += TIMER_B + timing.settle
-        if any(self.is_stray(m) for m in range(1, n)):
+        if n > 1 and any(self.is_stray(m) for m in range(1, n + 1)):
             # It looks like the ACK of a 200.
             return timing.longest
         finals = [found for key in heard if (found := FINAL.fullmatch(key))]
@@ -135,7 +135,7 @@ class Truth:
             return base
         if any("200/INVITE" in key or " ACK k" in key for key in heard):
             return base + QUIET + LOOK + 5.0 if heard["RTCP"] > 1 else timing.longest
-        if f"A>P ACK b{n}" in heard:
+        if f"A>P ACK b{n}" in heard and not self.is_stray(n):
             return base + timing.settle
         if f"A>P CANCEL b{n}" in heard:
             return base + TIMER_B + timing.settle

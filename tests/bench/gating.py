@@ -55,7 +55,7 @@ BUSIEST_DAY = 5.0
 """Calls a second at most; a trunk with more is as busy all the time, from its first second on."""
 SHORT = 60.0
 LONG = 300.0
-WARM, TROUBLED, AFTER = 900, 900, 2400
+WARM, TROUBLED, AFTER = 900, 900, 1800
 """Seconds of a run: healthy, in trouble, healed."""
 SLOW = 600.0
 """Seconds in which what grows has grown."""
@@ -523,14 +523,15 @@ def row(case: tuple[str, str, float, float], seeds: int) -> Row:
 def late(found: Row) -> bool:
     """Whether a case closed later than its window, flapped after its mending, or never opened.
 
-    What grows slowly is past the limit in the mean of a window long after it is so in truth: it has
-    two windows.
+    What grows slowly is past the limit in the mean of a window long after it is so in truth, and of
+    few calls it takes longer to be sure: they have two windows.
     """
     worst = found.closed_worst
+    slow = passes_limit(found.trouble, found.measure) > 0 or found.per_second < 1
     return bool(
         found.never_closed
         or worst is None
-        or worst > found.window * (2 if passes_limit(found.trouble, found.measure) else 1)
+        or worst > found.window * (2 if slow else 1)
         or found.healed_worst > 1
         or found.never_open
     )

@@ -38,8 +38,15 @@ class Beside:
             self._loop.close()
 
     def stand_still(self, seconds: float) -> None:
-        """Hold its loop, as SIGSTOP would; returns at once."""
-        self._loop.call_soon_threadsafe(time.sleep, seconds)
+        """Hold its loop, as SIGSTOP would; returns once it stands."""
+        stands = threading.Event()
+
+        def stand() -> None:
+            stands.set()
+            time.sleep(seconds)
+
+        self._loop.call_soon_threadsafe(stand)
+        assert stands.wait(10)
 
     def do(self, what: Callable[[], T]) -> T:
         """Call something on its loop."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipsidecar.calls.events import CallRecord, Cohort, Move, Sighted
+from sipsidecar.calls.events import CallRecord, Cohort, Move, Setup, Sighted
 from sipsidecar.signals import telling
 from sipsidecar.signals.admission import Admission, Policy
 from sipsidecar.signals.cohort import Cohorts, Matcher
@@ -41,10 +41,11 @@ class World:
         cohorts = Cohorts(MATCHERS)
         self.live: dict[str, str] = {}
         self.leases = Leases(self._alive, pending=5.0)
+        self.windows = Windows((GLOBAL, *SCOPES))
         self.admission = Admission(
             Policy(rules=rules, reserve_percent=reserve, **policy),
             cohorts,
-            Windows((GLOBAL, *SCOPES)),
+            self.windows,
             self.leases,
         )
         self.cohorts = cohorts
@@ -504,3 +505,43 @@ def test_a_capacity_is_never_exceeded_by_those_who_ask(
         assert len(held) <= limit
         assert sum(admitted[c] == ACME for c in held) <= 2
         assert world.leases.active[GLOBAL, ""] >= len(held)
+
+
+@pytest.mark.parametrize(
+    ("way", "word", "trunk"),
+    [
+        ("evapi", "beta", "beta"),
+        ("evapi", "forged", "acme"),
+        ("evapi", "", "acme"),
+        ("http", "beta", "acme"),  # there any caller's header could stand in the question
+    ],
+)
+def test_whose_a_call_is_kamailio_s_script_can_say_in_words_of_the_configuration(
+    way: str, word: str, trunk: str
+) -> None:
+    world = World(calls(0, trunk=trunk))
+    headers = {"sidecar-trunk": word, "sidecar-tenant": "two", "sidecar-node": "edge"}
+    ask = Ask(call_id="a", way=way, sighted=Sighted(src_ip=ACME, headers=headers))
+    decision = world.admission.ask(ask, world.now, world.at)
+    assert decision.verdict == REFUSE
+    assert decision.cohort.trunk == trunk
+    assert decision.cohort.direction == "inbound"
+    assert decision.cohort.tenant == ("two" if way == "evapi" else "other")
+    assert decision.cohort.node == "other"
+
+
+def test_of_calls_that_ring_no_share_says_that_they_failed() -> None:
+    """A trunk with many calls: the first that are known of are those that were refused at once."""
+    rule = Rule(name="asr", measure="asr_percent", limit=30, trunk="acme")
+    for ringing, verdict in ((0, REFUSE), (60, ADMIT)):
+        world = World(rule)
+        for number in range(40):
+            call = CallRecord(
+                call_id=f"f{number}", from_tag="t", received_at=US, started_at=US,
+                final_code=404, trunk="acme", seizure=True,
+            )  # fmt: skip
+            world.windows.receive_setup(Setup(call, ()), world.now)
+        for number in range(ringing):
+            world.see(f"r{number}", "ringing")
+        world.pass_time(5)
+        assert world.ask("a").verdict == verdict

@@ -277,6 +277,23 @@ def test_the_doubling_is_forgotten_after_a_ramp_and_a_time_without_a_bad_reading
     assert again(30) == 30
 
 
+def test_the_doubling_is_not_forgotten_while_nobody_can_tell() -> None:
+    """Few calls: after a ramp it takes longer than `resume_seconds` until enough of them are known."""
+    clock = Clock()
+    times = []
+    for _ in range(5):
+        clock.until("closed", BAD)
+        times.append(clock.until("ramping", UNKNOWN))
+        clock.until("open", UNKNOWN)
+        clock.feed(UNKNOWN, 10_000)
+    assert times == [30, 60, 120, 240, 240]
+    clock.feed(GOOD, 15)
+    clock.feed(UNKNOWN, 100)
+    clock.feed(GOOD, 15)
+    clock.until("closed", BAD)
+    assert clock.until("ramping", UNKNOWN) == 30
+
+
 def test_a_bad_reading_now_and_then_does_not_let_the_doubling_be_forgotten() -> None:
     clock = Clock()
     clock.until("closed", BAD)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipsidecar.calls.events import AttemptRecord, CallRecord, MediaRecord, Setup
+from sipsidecar.calls.events import AttemptRecord, CallRecord, Cohort, MediaRecord, Move, Setup
 from sipsidecar.signals import kpi
 from sipsidecar.signals.kpi import Figures, Key, Windows
 from sipsidecar.signals.rules import SCOPES
@@ -493,6 +493,66 @@ def test_few_calls_say_nothing_of_a_share() -> None:
     assert judge(made, "asr_percent", 50, least=19) == (True, 0.0, 19)
     nothing = judge(windows(), "ner_percent", 50, least=1)
     assert nothing == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("measure", "limit", "code"),
+    [("server_errors_percent", 30, 503), ("asr_percent", 30, 404), ("ner_percent", 60, 404)],
+)
+def test_setups_that_go_on_count_as_good_where_a_share_is_judged(
+    measure: str, limit: float, code: int
+) -> None:
+    made = windows()
+    for _ in range(40):
+        made.receive_setup(Setup(call(code), (attempt(code),)), 100.0)
+    before = judge(made, measure, limit, ACME)
+    assert before.bad is True
+    for number in range(100):
+        made.receive_move(Move(str(number), "trying", Cohort(trunk="acme")))
+    said = judge(made, measure, limit, ACME)
+    assert (said.bad, said.value, said.samples) == (False, before.value, before.samples)
+    assert judge(made, measure, limit, OTHER).bad is None
+    assert read(made, ACME) == read(fed(*[Setup(call(code), (attempt(code),))] * 40), ACME)
+
+
+@pytest.mark.parametrize("state", ["answered", None])
+def test_a_setup_goes_on_until_it_is_answered_or_over(state: str | None) -> None:
+    made = windows()
+    here, there = Cohort(trunk="acme"), Cohort(trunk="beta", tenant="one")
+    for said in (here, here, there, there):
+        made.receive_move(Move("a", "ringing", said))
+    assert made.going == {
+        ("global", ""): 1, ("tenant", "one"): 1, ("trunk", "beta"): 1, ("direction", "other"): 1,
+        ("region", "other"): 1, ("node", "other"): 1,
+    }  # fmt: skip
+    for _ in range(2):
+        made.receive_move(Move("a", state, there))
+        assert made.going == {}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["trying", "ringing", "answered", None]), st.sampled_from("xy"))))  # fmt: skip
+def test_setups_that_go_on_are_counted_as_they_are(
+    moves: list[tuple[str, str | None, str]],
+) -> None:
+    made, truth = windows(), dict[str, str]()
+    for name, state, trunk in moves:
+        made.receive_move(Move(name, state, Cohort(trunk=trunk)))
+        truth.pop(name, None)
+        if state in ("trying", "ringing"):
+            truth[name] = trunk
+    for trunk in "xy":
+        assert made.going["trunk", trunk] == list(truth.values()).count(trunk)
+    assert made.going["global", ""] == len(truth)
+
+
+def test_setups_without_end_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kpi, "MAX_GOING", 10)
+    made = windows()
+    for number in range(15):
+        made.receive_move(Move(str(number), "trying", Cohort()))
+    assert (made.going["global", ""], made.overlooked) == (10, 5)
+    made.receive_move(Move("3", "ringing", Cohort(trunk="acme")))  # room is made first
+    assert (made.going["trunk", "acme"], made.overlooked) == (1, 5)
 
 
 def test_what_is_no_measure_of_quality_is_not_judged() -> None:

@@ -118,8 +118,9 @@ def test_rates_are_told_always_in_whole_calls() -> None:
     )
     _, limits = denials(one.standing, COHORTS, 10.0)
     assert limits[0] == RateLimit(
-        scope=GLOBAL, scope_value="", limit=12, code=486, reason="cac fast", rule="fast"
-    )
+        scope=GLOBAL, scope_value="", limit=12, rate=12.7, burst=5, code=486, reason="cac fast",
+        rule="fast",
+    )  # fmt: skip
     assert [(r.scope_value, r.limit) for r in limits[1:]] == [("one", 1), ("two", 1), ("other", 1)]
 
 

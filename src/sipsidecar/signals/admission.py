@@ -35,6 +35,8 @@ from sipsidecar.signals.standing import Objection, Standing
 
 MAX_ROWS = 20_000
 """Rows that wait to be drained; more are counted."""
+WORDS = ("trunk", "tenant", "direction", "region")
+"""Scopes that Kamailio's script can say of a call, as `$avp(sidecar_trunk)` and its like."""
 WAITED_CODE = 503
 CROWDED_CODE = 482
 """As a proxy that sees a request come round again (RFC 3261 8.2.2.2)."""
@@ -59,6 +61,7 @@ class Admission:
 
     def __init__(self, policy: Policy, cohorts: Cohorts, windows: Windows, leases: Leases) -> None:
         self._cohorts = cohorts
+        self._words = {scope: frozenset(cohorts.values(scope)) for scope in SCOPES}
         self._windows = windows
         self.leases = leases
         """Who holds capacity."""
@@ -157,6 +160,13 @@ class Admission:
 
     def _cohort(self, ask: Ask) -> Cohort:
         cohort = self._cohorts.of(ask.sighted)
+        if ask.way == "evapi":
+            # The script's own words, in names that no caller's header has there. Of a question only the
+            # hop to the proxy is known: without them the trunk that a call goes out by is not.
+            said = {scope: ask.sighted.headers.get(f"sidecar-{scope}", "") for scope in WORDS}
+            cohort = cohort._replace(
+                **{scope: value for scope, value in said.items() if value in self._words[scope]}
+            )
         return cohort._replace(node=ask.node) if self.standing.knows_node(ask.node) else cohort
 
     def _count(self, decision: Decision, way: str) -> None:

@@ -159,6 +159,10 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     scope_value: str = ""
     limit: int
+    """Whole calls, for a switch that counts by whole seconds."""
+    rate: float = 0.0
+    """Calls per second as the rule says it, and the burst: for RFC 7415's bucket. 0: `limit`."""
+    burst: float = 5.0
     code: int = 486
     reason: str = ""
     rule: str = ""

@@ -29,6 +29,8 @@ DRAIN_CODE = 503
 """So that a carrier takes another way at once; without Retry-After, which would stop all it sends."""
 MAX_KNOWN = 4096
 """Cohorts whose rules are remembered."""
+MEDIA = ("mos", "loss_percent")
+"""Measures that calls are asked for when they end, not when they begin."""
 MAX_ROWS = 20_000
 """Changes of state that wait to be drained; more are counted."""
 _UNITS = {"percent": " %", "ms": " ms", "second": "/s"}
@@ -346,12 +348,19 @@ class Standing:
     ) -> tuple[bool | None, bool | None, float | None]:
         """A quality figure: surely bad, on its good side, and what it is."""
         # What was measured before it closed, or while it was closed, says nothing of now.
-        since = gate.since if gate.state == CLOSED else gate.reopened_at
+        since, seconds = gate.reopened_at, rule.window_seconds
+        if gate.state == CLOSED:
+            since = gate.since
+            if rule.outcome != "shadow" and rule.measure not in MEDIA:
+                # No call passes: what setups are still told of began before, and would keep it closed
+                # for a whole window. (Of calls that were let in before, media is told for minutes; in
+                # the ramp it would close it again.)
+                seconds = min(seconds, rule.in_service_seconds)
         bad, reading, samples = self._windows.surely_bad(
             Key(rule.scope, value),
             rule.measure,
             rule.threshold,
-            rule.window_seconds,
+            seconds,
             now,
             min_samples=rule.min_samples,
             since=since,

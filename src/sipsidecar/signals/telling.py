@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from sipsidecar.calls.events import Cohort
+from sipsidecar.signals.bucket import DEFAULT_BURST
 from sipsidecar.signals.cohort import Cohorts
 from sipsidecar.signals.decisions import DRAIN, OVERFLOW, REFUSE, Denial, RateLimit
 from sipsidecar.signals.rules import GLOBAL, Rule
@@ -94,6 +95,8 @@ def _rate(rule: Rule, value: str) -> RateLimit:
         scope=rule.scope,
         scope_value=value,
         limit=max(1, math.floor(rule.threshold)),
+        rate=rule.threshold,
+        burst=DEFAULT_BURST if rule.burst is None else rule.burst,
         code=rule.code,
         reason=rule.text,
         rule=rule.name,

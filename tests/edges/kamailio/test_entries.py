@@ -96,7 +96,12 @@ def test_a_denial_of_no_calls_is_no_entry() -> None:
 
 def test_a_limit_is_one_for_all_keys_of_a_value() -> None:
     found = encoder(addresses=lambda _scope, _value: ["192.0.2.1", "192.0.2.2"]).encode(
-        (), [RateLimit(scope="trunk", scope_value="acme", limit=20, rule="r", code=503)]
+        (),
+        [
+            RateLimit(
+                scope="trunk", scope_value="acme", limit=20, rate=20.5, burst=3, rule="r", code=503
+            )
+        ],
     )
     number = found.leased[RATES, "trunk::acme"]
     assert found.leased == {
@@ -104,7 +109,8 @@ def test_a_limit_is_one_for_all_keys_of_a_value() -> None:
         (RATES, "trunk::acme"): number,
         (RATES, "trunk:src::192.0.2.1"): number,
         (RATES, "trunk:src::192.0.2.2"): number,
-        (RATES, f"limit::{number}"): 20,
+        (RATES, f"each::{number}"): 48780,
+        (RATES, f"full::{number}"): 97560,
         (RATES, f"why::{number}"): entries.pack(Numbers().number("r"), 503, 100),
     }
 
@@ -113,14 +119,24 @@ def test_of_two_limits_of_one_key_the_lower_stands() -> None:
     limits = [RateLimit(scope="global", limit=limit, rule=f"r{limit}") for limit in (7, 5, 9)]
     limits.append(RateLimit(scope="node", scope_value="core", limit=1))
     found = encoder().encode((), limits).leased
-    assert found[RATES, f"limit::{found[RATES, 'global']}"] == 5
+    assert found[RATES, f"each::{found[RATES, 'global']}"] == 200_000
     why = unpack(found[RATES, f"why::{found[RATES, 'global']}"])
     assert why[0] == Numbers().number("r5")
 
 
 def test_no_limit_reads_as_unlimited() -> None:
     found = encoder().encode((), [RateLimit(scope="global", limit=0)]).leased
-    assert found[RATES, f"limit::{found[RATES, 'global']}"] == 1
+    assert found[RATES, f"each::{found[RATES, 'global']}"] == 1_000_000
+
+
+@pytest.mark.parametrize("rate", [0.0001, 0.01, 7.5, 1e6, 1e9])
+def test_a_bucket_is_full_before_its_clock_is_half_round(rate: float) -> None:
+    limit = RateLimit(scope="global", limit=1, rate=rate, burst=1e6)
+    found = encoder().encode((), [limit]).leased
+    number = found[RATES, "global"]
+    each, full = found[RATES, f"each::{number}"], found[RATES, f"full::{number}"]
+    assert 0 < each <= 100_000_000
+    assert 0 <= full <= 500_000_000 - each
 
 
 def test_what_is_too_much_is_left_out_and_counted() -> None:

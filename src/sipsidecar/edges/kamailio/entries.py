@@ -25,6 +25,8 @@ MOST_RULES: Final = 2146
 """Numbers that leave room for code and percentage in 31 bits, which Kamailio's integers have."""
 MOST_ROUTES: Final = 399
 """Numbers of routes are below those of SIP codes that refuse."""
+LONGEST: Final = 100_000_000
+"""Microseconds of one call's share of a rate: 0.01 calls per second."""
 MOST_ENTRIES: Final = 2000
 """Entries that expire, all of them renewed each second."""
 MOST_TEXT: Final = 150
@@ -126,7 +128,7 @@ class Encoder:
             keys = self._rate_keys(limit)
             if not keys:
                 continue
-            if len(leased) + len(keys) + 2 > MOST_ENTRIES:
+            if len(leased) + len(keys) + 3 > MOST_ENTRIES:
                 left_out += 1
                 continue
             self._describe(texts, limit.rule, limit.reason)
@@ -145,12 +147,14 @@ class Encoder:
 
     def _limit(self, leased: dict[Key, int], keys: Sequence[str], limit: RateLimit) -> None:
         number = zlib.crc32(keys[0].encode()) & 0x7FFFFFFF or 1
-        cps = max(1, min(limit.limit, 2**31 - 1))  # 0 is no limit there
-        if cps >= leased.get((RATES, f"limit::{number}"), 2**31):
+        # 0 is no limit there; a bucket is full before its clock, of a thousand seconds, is half round
+        each = min(max(round(1e6 / (limit.rate or max(limit.limit, 1))), 1), LONGEST)
+        if each <= leased.get((RATES, f"each::{number}"), 0):
             return
         for key in keys:
             leased[RATES, key] = number
-        leased[RATES, f"limit::{number}"] = cps
+        leased[RATES, f"each::{number}"] = each
+        leased[RATES, f"full::{number}"] = min(round((limit.burst - 1) * each), 4 * LONGEST)
         leased[RATES, f"why::{number}"] = pack(
             self._numbers.number(limit.rule), refusal_code(limit.code), 100
         )
