@@ -5,7 +5,7 @@ ARGS ?=
 HOURS ?= 6
 CALLS ?= 1000
 
-.PHONY: help run demo test check live live-media fuzz bench bench-esl bench-overload chaos soak clean
+.PHONY: help run demo test check live live-media fuzz bench bench-esl bench-admission bench-overload chaos soak clean
 
 help:
 	@echo "make run      start the sidecar: HEP on 127.0.0.1:9060, HTTP on 127.0.0.1:9080"
@@ -17,6 +17,7 @@ help:
 	@echo "make fuzz     a coverage-guided minute per parser (SECONDS=60)"
 	@echo "make bench    load generator against a fresh sidecar: loss, CPU, memory"
 	@echo "make bench-esl  readers of FreeSWITCH's events: ours, plain and JSON, and greenswitch"
+	@echo "make bench-admission  simulated weeks of trunks, healthy and in trouble, under quality rules"
 	@echo "make bench-overload  admission at 0.8 to 10 times a known capacity, a dead sidecar, latencies"
 	@echo "make chaos    two hours of faults, floods and attacks; the table goes to OUT=..."
 	@echo "make soak     HOURS=6 of steady load: does memory grow; the table goes to OUT=..."
@@ -79,6 +80,10 @@ bench: .venv/run
 
 bench-esl: .venv/test
 	@$(BIN)/python tests/bench/esl_readers.py $(ARGS)
+
+# Twenty-five minutes; exit code 1 when a healthy trunk closed, or one in trouble closed late or flapped.
+bench-admission: .venv/test
+	@$(BIN)/python tests/bench/gating.py $(ARGS)
 
 OUT ?= $(or $(TMPDIR),/tmp)/sipsidecar-$@.txt
 CHAOS := PYTHONPATH=tests $(BIN)/python -m

@@ -100,7 +100,10 @@ class Truth:
         if any(f"P>A {code}{hop}" in self.heard for code in (180, 200)):
             return True
         if self.asked and now < self.since + PENDING:
-            return True
+            # An attempt's refusal looks like the call's where nothing of the caller's hop was heard.
+            hops = [f"A>P INVITE b{self.cseq}", f"P>A 100{hop}"]
+            refused = any(key.startswith(("B>P 503", "C>P 503")) for key in self.heard)
+            return not refused or any(key in self.heard for key in hops)
         begun = {f"A>P INVITE b{self.cseq}", "ESL CHANNEL_CREATE"} & self.heard.keys()
         return "ESL CHANNEL_ANSWER" in self.heard or (bool(begun) and not self.unanswered)
 

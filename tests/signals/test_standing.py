@@ -480,3 +480,30 @@ def test_a_rule_over_its_notify_mark_says_so() -> None:
         world.ask(name)
     (status,) = world.admission.standing.status(world.now)
     assert status["reason"] == "2 of 10 calls, at its notify mark of 2"
+
+
+@pytest.mark.parametrize(("outcome", "seconds"), [("overflow", 30), ("shadow", 65)])
+def test_setups_that_are_told_of_late_do_not_keep_it_closed_for_a_window(
+    outcome: str, seconds: int
+) -> None:
+    """Under a shadow rule calls go on, so what is told of them is news."""
+    route = "ivr" if outcome == "overflow" else ""
+    trunk = Trunk(gate("server_errors_percent", 30, outcome=outcome, route=route), per_second=0)
+
+    def told_of(code: int) -> None:
+        for _ in range(30):
+            call = CallRecord(
+                call_id="c", from_tag="t", received_at=US, started_at=US, final_code=code,
+                trunk="acme", seizure=True,
+            )  # fmt: skip
+            trunk.windows.receive_setup(Setup(call, ()), trunk.now)
+
+    told_of(503)
+    trunk.run(3)
+    assert trunk.state == CLOSED
+    closed = trunk.now
+    trunk.run(5)
+    told_of(503)
+    while trunk.state == CLOSED:
+        trunk.run(1)
+    assert trunk.now - closed == pytest.approx(seconds, abs=10)
