@@ -31,6 +31,15 @@ FLOWS: list[tuple[str, list[str], dict[str, object]]] = [
         {"final_code": 200, "answered": True, "flags": ("cancel_race",), "released_by": "caller"},
     ),
     (
+        "of an INVITE that was tried again only the ACK was heard: that is no answer",
+        [
+            "0.2 A>P ACK 1/ACK b1 a x",
+            "0.3 A>P INVITE 2/INVITE b2 a -",
+            "0.4 P>A 100 2/INVITE b2 a -",
+        ],
+        {"final_code": 408, "inferred": True, "answered": False, "end_source": "timer"},
+    ),
+    (
         "nothing ever answers: 408 inferred after Timer B",
         [
             "0.0 A>B INVITE 1/INVITE b1 a -",

@@ -125,12 +125,6 @@ class Truth:
         if not any(" INVITE " in key for key in heard):
             # Its beginning may still come.
             base += ORPHAN + timing.settle
-        if any("P>B CANCEL" in key for key in heard) and "P>B INVITE p1" not in heard:
-            # It might be of another INVITE of the caller's.
-            base += TIMER_B + timing.settle
-        if n > 1 and any(self.is_stray(m) for m in range(1, n + 1)):
-            # It looks like the ACK of a 200.
-            return timing.longest
         finals = [found for key in heard if (found := FINAL.fullmatch(key))]
         if any("BYE" in key for key in heard) or "ESL CHANNEL_HANGUP_COMPLETE" in heard:
             return base

@@ -580,6 +580,8 @@ class Call:
 
     def _may_be_ingress(self, leg: Leg, began: dict[tuple[str, int], tuple[int, str]]) -> bool:
         """Whether no other INVITE that is known was forwarded into this one, nor is it a re-INVITE."""
+        if not (leg.invite or leg.replies):
+            return False  # of a CANCEL alone nobody knows
         if (leg.parent, leg.cseq) in self.legs or (
             not leg.invite and (leg.from_tag, leg.cseq) in self.reinvites
         ):

@@ -440,9 +440,11 @@ class _Ingress(Branches):
         hops = {
             frozenset((a[0], b[0])) for leg in current if (ends := leg.ends()) for a, b in [ends]
         }
-        return any(
+        # An ACK of an older CSeq is that of a request which was tried again.
+        return bool(current) and any(
             ack.to_tag
             and ack.branch not in branches
+            and ack.cseq == current[0].cseq
             and frozenset((ack.ends[0][0], ack.ends[1][0])) in hops
             for ack in self.acks
         )

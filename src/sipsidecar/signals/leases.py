@@ -20,8 +20,9 @@ from sipsidecar.calls.events import OTHER, Cohort
 from sipsidecar.signals.rules import GLOBAL, SCOPES
 
 LATE = 64.0
-"""Seconds after its end in which a call is not brought back by a live state: HEP repeats and
-reorders, and a call lingers in the table for 64 T1 twice (RFC 3261)."""
+"""Seconds that an end is remembered: a live state brings the call back only if the table knows it to be
+alive, and where others said that it is over, not before this time: HEP repeats and reorders, and a
+call lingers in the table for 64 T1 twice (RFC 3261)."""
 OVERLAP = 1.0
 """Seconds after a question in which an end is doubted: HEP is slower and reorders, so it may be that of
 the INVITE before a redirect, or of an attempt whose caller's INVITE is still on its way here."""
