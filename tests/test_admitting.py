@@ -57,6 +57,7 @@ class Running:
     def __init__(self, one: Sidecar, folder: Path) -> None:
         self.one = one
         self.config = folder / "s.toml"
+        self.asked: list[str] = []
 
     def post(self, path: str, **body: object) -> dict[str, Any]:
         host, port = self.one.http
@@ -70,7 +71,14 @@ class Running:
             return said
 
     def ask(self, call_id: str, source: str = "192.0.2.7") -> dict[str, Any]:
+        self.asked.append(call_id)
         return self.post("/v1/admission", call_id=call_id, src_ip=source)
+
+    def rest(self) -> None:
+        """Give back what this test's calls hold: the next one counts from nothing."""
+        while self.asked:
+            self.post("/v1/admission/release", call_id=self.asked.pop())
+        until("no lease left", lambda: self.status()["leases"]["held"] == 0)
 
     def status(self) -> dict[str, Any]:
         said: dict[str, Any] = self.one.get("/v1/admission/status")[1]
@@ -87,11 +95,17 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("admitting")
     (folder / "s.toml").write_text(CONFIG)
     with sidecar(folder, "--config", folder / "s.toml") as one:
         yield Running(one, folder)
+
+
+@pytest.fixture
+def world(running: Running) -> Iterator[Running]:
+    yield running
+    running.rest()
 
 
 def test_admission_is_there_only_where_it_is_configured() -> None:
@@ -110,8 +124,8 @@ def test_a_question_is_answered_stored_counted_and_drawn(world: Running) -> None
     assert (refused["verdict"], refused["code"], refused["rule"]) == ("refuse", 486, "acme-calls")
     assert world.ask("other", "198.51.100.7")["verdict"] == "admit"
     assert (
-        'sipsidecar_admission_decisions_total{rule="acme-calls",verdict="refuse",way="http"} 1'
-        in (world.metrics())
+        'sipsidecar_admission_decisions_total{rule="acme-calls",verdict="refuse",way="http"} '
+        in world.metrics()
     )
     assert 'sipsidecar_admission_active{scope="trunk",value="acme"} 2.0' in world.metrics()
     until(
@@ -123,7 +137,6 @@ def test_a_question_is_answered_stored_counted_and_drawn(world: Running) -> None
     for call_id in ("q0", "q1"):
         assert world.post("/v1/admission/release", call_id=call_id)["released"] == 1
     assert world.ask("q3")["verdict"] == "admit"
-    world.post("/v1/admission/release", call_id="q3")
 
 
 def test_health_names_each_trunk_and_what_happens_to_it_without_a_sidecar(world: Running) -> None:
@@ -142,7 +155,7 @@ def test_calls_that_hep_shows_hold_capacity_until_they_end(world: Running) -> No
         lambda: (world.status()["leases"]["ended"].get("over", 0) - before) or None,
     )
     assert ended > 0
-    until("no lease left", lambda: world.status()["leases"]["held"] <= 1)
+    until("no lease left", lambda: world.status()["leases"]["held"] == 0)
     until("calls by cohort", lambda: "sipsidecar_cohort_calls_total{" in world.metrics())
 
 

@@ -30,7 +30,7 @@ DRAIN_CODE = 503
 MAX_KNOWN = 4096
 """Cohorts whose rules are remembered."""
 MEDIA = ("mos", "loss_percent")
-"""Measures that calls are asked for when they end, not when they begin."""
+"""Measures that are known of a call when it ends, not when its setup does."""
 MAX_ROWS = 20_000
 """Changes of state that wait to be drained; more are counted."""
 _UNITS = {"percent": " %", "ms": " ms", "second": "/s"}
