@@ -3,14 +3,18 @@
 import http.client
 import socket
 import ssl
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from sipsidecar.cli.words import CliError
 from sipsidecar.config import Config, parse_address
 from sipsidecar.tables import printable
 
+T = TypeVar("T")
 MAX_PAGE = 16 * 2**20
 """Bytes of an answer: whatever listens there may not be a sidecar."""
 _END = "-----END CERTIFICATE-----"
@@ -83,6 +87,34 @@ class Asked:
         return http.client.HTTPSConnection(
             self._host, self._port, timeout=self._seconds, context=context
         )
+
+
+def answered(
+    asked: Asked, ask: Callable[[Asked], tuple[int, bytes]], kind: type[T], tokens: str
+) -> T:
+    """Ask a running sidecar for JSON of a kind; CliError says in one line what to do.
+
+    `tokens`: the setting with tokens that may have it.
+    """
+    try:
+        code, body = ask(asked)
+    except NoAnswerError as error:
+        raise CliError(
+            f"no sidecar answers at {asked.address} ({error}): "
+            "start `sipsidecar run`, or name its --http"
+        ) from None
+    if code == HTTPStatus.UNAUTHORIZED:
+        raise CliError(
+            f"{asked.address} answers {code}: "
+            f"set {tokens} to a token of that sidecar, such as file:PATH"
+        )
+    try:
+        if code == HTTPStatus.OK:
+            return msgspec.json.decode(body, type=kind)
+        why = printable(msgspec.json.decode(body, type=dict[str, str])["error"])
+    except (ValueError, LookupError, RecursionError):
+        raise CliError(f"{asked.address} is no sidecar; name its --http") from None
+    raise CliError(f"{asked.address} answers {code}: {why}")
 
 
 def _reason(error: Exception) -> str:

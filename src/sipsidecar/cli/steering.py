@@ -1,17 +1,14 @@
 """Shows what the running sidecar decides about new calls, and tells it what an operator wants."""
 
 import argparse
-import http
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import msgspec
-
 from sipsidecar.cli import rehearsing
-from sipsidecar.cli.asking import Asked, NoAnswerError
+from sipsidecar.cli.asking import Asked, answered
 from sipsidecar.cli.parsers import Commands, number
 from sipsidecar.cli.words import (
     CliError,
@@ -339,23 +336,4 @@ def _post(arguments: argparse.Namespace, path: str, body: Row) -> Row:
 def _answer(
     arguments: argparse.Namespace, ask: Callable[[Asked], tuple[int, bytes]], tokens: str
 ) -> Row:
-    asked = Asked(config_of(arguments), SECONDS)
-    try:
-        code, body = ask(asked)
-    except NoAnswerError as error:
-        raise CliError(
-            f"no sidecar answers at {asked.address} ({error}): "
-            "start `sipsidecar run`, or name its --http"
-        ) from None
-    if code == http.HTTPStatus.UNAUTHORIZED:
-        raise CliError(
-            f"{asked.address} answers {code}: "
-            f"set {tokens} to a token of that sidecar, such as file:PATH"
-        )
-    try:
-        if code == http.HTTPStatus.OK:
-            return msgspec.json.decode(body, type=dict[str, Any])
-        why = printable(msgspec.json.decode(body, type=dict[str, str])["error"])
-    except (ValueError, LookupError, RecursionError):
-        raise CliError(f"{asked.address} is no sidecar; name its --http") from None
-    raise CliError(f"{asked.address} answers {code}: {why}")
+    return answered(Asked(config_of(arguments), SECONDS), ask, Row, tokens)

@@ -1,16 +1,13 @@
 """Shows what the running sidecar knows of its FreeSWITCHes."""
 
 import argparse
-import http
 import sys
 from typing import Any
 
-import msgspec
-
-from sipsidecar.cli.asking import Asked, NoAnswerError
-from sipsidecar.cli.words import CliError, config_of, json_line, terminal_width
+from sipsidecar.cli.asking import Asked, answered
+from sipsidecar.cli.words import config_of, json_line, terminal_width
 from sipsidecar.config import Config
-from sipsidecar.tables import printable, table
+from sipsidecar.tables import table
 
 SECONDS = 5.0
 """How long the sidecar may take."""
@@ -38,26 +35,12 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def _asked(config: Config) -> list[dict[str, Any]]:
-    asked = Asked(config, SECONDS)
-    try:
-        code, body = asked.get(PAGE)
-    except NoAnswerError as error:
-        raise CliError(
-            f"no sidecar answers at {asked.address} ({error}): "
-            "start `sipsidecar run`, or name its --http"
-        ) from None
-    if code == http.HTTPStatus.UNAUTHORIZED:
-        raise CliError(
-            f"{asked.address} answers {code}: "
-            "set http.read_tokens to a token of that sidecar, such as file:PATH"
-        )
-    try:
-        if code == http.HTTPStatus.OK:
-            return msgspec.json.decode(body, type=list[dict[str, Any]])
-        why = printable(msgspec.json.decode(body, type=dict[str, str])["error"])
-    except (ValueError, LookupError, RecursionError):
-        raise CliError(f"{asked.address} is no sidecar; name its --http") from None
-    raise CliError(f"{asked.address} answers {code}: {why}")
+    return answered(
+        Asked(config, SECONDS),
+        lambda asked: asked.get(PAGE),
+        list[dict[str, Any]],
+        "http.read_tokens",
+    )
 
 
 def _shown(one: dict[str, Any]) -> dict[str, Any]:
