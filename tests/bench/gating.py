@@ -206,7 +206,8 @@ class Carrier:
             elif chance < 2 / 3600:
                 self._burst_until, self._burst_code = second + 20, 480
             elif chance < 2.6 / 3600:
-                self._burst_until, self._burst_code = second + 4, 503
+                # Four seconds of it would be a whole minute that is past the limit.
+                self._burst_until, self._burst_code = second + 2, 503
             else:
                 self._rush_until = second + 60
         self.levels = self._base

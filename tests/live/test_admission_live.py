@@ -643,12 +643,15 @@ def test_a_second_sidecar_is_asked_when_the_first_is_gone(tmp_path: Path) -> Non
     second.decision = REFUSED
     with scene(tmp_path, "ASKED") as at:
         one, other = asking(at, first), asking(at, second)
-        with Beside(one) as beside, Beside(other) as beside_it:
-            is_up(one, beside)
-            is_up(other, beside_it)
-            assert all(at.passes() for _ in range(5))
-            beside.stop()
-            until("the second one's refusal", lambda: None if at.passes() else True, 3, every=0.05)
+        with Beside(one) as beside:
+            is_up(one, beside)  # before the other comes: the one that was first is asked
+            with Beside(other) as beside_it:
+                is_up(other, beside_it)
+                assert all(at.passes() for _ in range(5))
+                beside.stop()
+                until(
+                    "the second one's refusal", lambda: None if at.passes() else True, 3, every=0.05
+                )
         assert second.asked
     assert len(first.asked) >= 5
 

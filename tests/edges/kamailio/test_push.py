@@ -142,7 +142,7 @@ def test_everything_that_expires_is_renewed_each_second_and_nothing_else() -> No
         (*call["params"][:2],) for call in at.tables.calls if call["method"] == "htable.setxi"
     ]
     assert renewed[0] == UP
-    assert len(renewed) == len(set(renewed)) == 6
+    assert len(renewed) == len(set(renewed)) == 7
     assert set(at.tables.leases.values()) == {7}
     assert [c["params"] for c in at.tables.calls if c["method"] != "htable.setxi"] == [[*CHECKSUM]]
 
