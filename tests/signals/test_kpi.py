@@ -1,7 +1,7 @@
 import random
 import statistics
 from collections import Counter
-from math import ceil, sqrt
+from math import ceil, comb, sqrt
 from typing import Any, NamedTuple
 
 import pytest
@@ -485,6 +485,31 @@ def test_a_share_at_its_limit_is_seldom_called_bad_and_one_past_it_soon(
 
     assert trips(trip) <= 3
     assert trips(min(1.0, trip + 0.35)) >= 290
+
+
+@pytest.mark.parametrize("whole", [20, 27, 60, 150, 200, 201, 400])
+@pytest.mark.parametrize(("measure", "limit"), [("server_errors_percent", 10), ("asr_percent", 30)])
+def test_a_share_at_its_limit_is_not_called_bad_more_often_than_promised(
+    measure: str, limit: float, whole: int
+) -> None:
+    """With few calls, too: a gate looks at them each second, all night."""
+    bad_code, good_code = (503, 200) if measure == "server_errors_percent" else (404, 200)
+    share = limit / 100 if measure == "server_errors_percent" else 1 - limit / 100
+
+    def is_bad(part: int) -> bool:
+        made = windows()
+        for number in range(whole):
+            code = bad_code if number < part else good_code
+            made.receive_setup(Setup(call(code), ()), 100.0)
+        return bool(judge(made, measure, limit).bad)
+
+    first = next((part for part in range(whole + 1) if is_bad(part)), whole + 1)
+    chance = sum(
+        comb(whole, count) * share**count * (1 - share) ** (whole - count)
+        for count in range(first, whole + 1)
+    )
+    # Wilson's interval alone says 0.24 % of 7 of 20.
+    assert chance < (0.001 if whole <= kpi.FEW else 0.002)
 
 
 def test_few_calls_say_nothing_of_a_share() -> None:

@@ -25,7 +25,7 @@ those that failed are told of. Where a share is judged, the setups that go on co
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil, exp, floor, log, sqrt
+from math import ceil, comb, exp, floor, log, sqrt
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -42,6 +42,11 @@ from sipsidecar.calls.events import (
 
 Z: Final = 3.09
 """Of the normal distribution: 99.9 %, one-sided."""
+CHANCE: Final = 0.001
+"""The rest of it."""
+FEW: Final = 200
+"""Up to so many calls Wilson's interval is too sure: 7 of 20 are said to be over 10 % by chance more
+than twice as often as `CHANCE`, and there are 3600 readings in an hour. So it is reckoned exactly."""
 SILENT: Final = 4_000_000
 """Microseconds: the INVITE was sent four times by then (RFC 3261 17.1.1.2), and a server that lives
 answers 100 within 200 ms (17.2.1)."""
@@ -395,7 +400,8 @@ class Windows:
         """Whether a quality measure is worse than its limit, chance left aside.
 
         `bad` is None with fewer than `min_samples`, True only where the bound of the confidence
-        interval (Wilson's for shares, normal for means; 99.9 %, one-sided) is past the limit.
+        interval (Wilson's for shares, normal for means; 99.9 %, one-sided) is past the limit; of a share
+        of few calls, only where the binomial distribution itself says so, too.
         `pdd_p95_ms` is bad where surely more than 5 % of the delays are over the limit, by up to 5 %
         of it. `mos` is judged on each scale by itself: the one that is worst is said.
         Of a share `value` and `samples` are of what is known, without the setups that go on.
@@ -672,6 +678,21 @@ def _bounds(part: int, whole: int) -> tuple[float, float]:
     return (middle - spread) / (1 + square / whole), (middle + spread) / (1 + square / whole)
 
 
+def _is_over(part: int, whole: int, limit: float) -> bool:
+    """Whether a share is surely over its limit."""
+    if _bounds(part, whole)[0] <= limit:
+        return False
+    return whole > FEW or _tail(part, whole, limit) < CHANCE
+
+
+def _tail(part: int, whole: int, share: float) -> float:
+    """The chance that so many or more of `whole` are it, where each is with the chance `share`."""
+    return sum(
+        comb(whole, count) * share**count * (1 - share) ** (whole - count)
+        for count in range(part, whole + 1)
+    )
+
+
 def _judge_share(sums: Bucket, measure: str, limit: float, min_samples: int, going: int) -> Verdict:
     whole = sum(sums.get(kind, 0) for kind in _SEIZURES)
     part = sum(sums.get(kind, 0) for kind in _NUMERATORS[measure])
@@ -679,9 +700,9 @@ def _judge_share(sums: Bucket, measure: str, limit: float, min_samples: int, goi
     if whole < max(min_samples, 1):
         return Verdict(None, value, whole)
     if measure == "server_errors_percent":
-        bad = _bounds(part, whole + going)[0] > limit / 100
+        bad = _is_over(part, whole + going, limit / 100)
     else:
-        bad = _bounds(part + going, whole + going)[1] < limit / 100
+        bad = _is_over(whole - part, whole + going, 1 - limit / 100)
     return Verdict(bad, value, whole)
 
 
@@ -694,7 +715,7 @@ def _judge_delays(sums: Bucket, limit: float, min_samples: int) -> Verdict:
     # places that are over the limit from their lower edge on
     from_ = 2 + int(log(limit) / _PDD_STEP) if limit >= 1 else 1
     over = sum(count for place, count in delays if place >= from_)
-    return Verdict(_bounds(over, whole)[0] > 0.05, value, whole)
+    return Verdict(_is_over(over, whole, 0.05), value, whole)
 
 
 def _judge_mean(found: _Mean, limit: float, min_samples: int, *, low_is_bad: bool) -> Verdict:
