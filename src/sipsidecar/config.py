@@ -17,8 +17,12 @@ import msgspec
 
 from sipsidecar.calls.events import OTHER
 from sipsidecar.gate import Gate
+from sipsidecar.signals.alarms import CATEGORIES, SEVERITIES
 from sipsidecar.signals.cohort import Matcher, check_matchers
+from sipsidecar.signals.detectors import SEVERITY, DetectorSettings, Slo, check_slos
+from sipsidecar.signals.receivers import Receiver, check_receivers
 from sipsidecar.signals.rules import EACH, Probe, Rule, check_rules
+from sipsidecar.signals.trunk import Peer, check_peers
 from sipsidecar.tables import printable
 from sipsidecar.wire import esl
 
@@ -95,6 +99,9 @@ class Http(msgspec.Struct, frozen=True):
     operate_tokens: Annotated[
         tuple[str, ...], _meta("Bearer tokens that may also change things; secret")
     ] = ()
+    post_tokens: Annotated[
+        tuple[str, ...], _meta("Bearer tokens that may post markers and call outcomes; secret")
+    ] = ()
     tls_certificate: Annotated[str, _meta("PEM file with the certificate; empty: plain HTTP")] = ""
     tls_key: Annotated[str, _meta("PEM file with the private key")] = ""
     hosts: Annotated[
@@ -165,6 +172,14 @@ class Retention(msgspec.Struct, frozen=True):
     admission_states_days: Annotated[
         int, _meta("Days to keep changes of rules' states", 1, 36500)
     ] = 365
+    kpi_minute_days: Annotated[int, _meta("Days to keep figures per minute", 1, 36500)] = 400
+    code_minute_days: Annotated[int, _meta("Days to keep final codes per minute", 1, 36500)] = 400
+    baseline_hours_days: Annotated[
+        int, _meta("Days to keep what is normal per hour; 28 are looked at", 8, 36500)
+    ] = 35
+    incidents_days: Annotated[int, _meta("Days to keep incidents", 1, 36500)] = 400
+    events_days: Annotated[int, _meta("Days to keep the timeline", 1, 36500)] = 400
+    outcomes_days: Annotated[int, _meta("Days to keep posted call outcomes", 1, 36500)] = 90
     quarantine_days: Annotated[int, _meta("Days to keep what was not understood", 1, 36500)] = 7
 
 
@@ -246,7 +261,7 @@ class Freeswitch(msgspec.Struct, frozen=True):
 
 
 class CohortMatchers(msgspec.Struct, frozen=True):
-    """Whose a call is: its tenant, trunk, direction and region."""
+    """Whose a call is: its tenant, trunk, carrier, direction, region and agent."""
 
     match: Annotated[
         tuple[Matcher, ...],
@@ -324,6 +339,115 @@ class AdmissionSettings(msgspec.Struct, frozen=True):
         )
 
 
+class Kpi(msgspec.Struct, frozen=True):
+    """Figures per minute and cohort."""
+
+    max_cohorts: Annotated[
+        int, _meta("Combinations of labels in one minute; more count as `other`", 10, 100_000)
+    ] = 2000
+    heplify_names: Annotated[
+        bool, _meta("Show metrics under heplify-server's names, too, for dashboards made for it")
+    ] = False
+
+
+class TrunkSettings(msgspec.Struct, frozen=True):
+    """Which far ends are looked after."""
+
+    peers: Annotated[
+        tuple[Peer, ...], _meta('Far ends, as `[[trunks.peers]]` tables; see "Trunks"')
+    ] = ()
+    resolvers: Annotated[
+        tuple[str, ...],
+        _meta("DNS servers (ADDR or ADDR:PORT) whose answers are compared; empty: the system's"),
+    ] = ()
+    dns_seconds: Annotated[
+        float, _meta("Time between two looks at each peer's names in DNS", 5, 86400)
+    ] = 60.0
+    certificate_days: Annotated[
+        float, _meta("An alarm when a trunk's TLS certificate ends within that", 0, 3650)
+    ] = 14.0
+    kamailio: Annotated[
+        dict[str, str],
+        _meta('Kamailios that take a trunk out (dispatcher): `{ edge = "udp:127.0.0.1:8033" }`'),
+    ] = {}
+    lease_seconds: Annotated[
+        int, _meta("Time that a trunk stays out without being said again", 3, 3600)
+    ] = 15
+
+
+class Detect(msgspec.Struct, frozen=True):
+    """From where on figures are alarms."""
+
+    enabled: Annotated[bool, _meta("Look for what is not normal, every minute")] = True
+    method: Annotated[
+        Literal["binomial", "three_sigma"],
+        _meta("For shares of codes: binomial windows and CUSUM, or 3 sigma per minute"),
+    ] = "binomial"
+    severities: Annotated[
+        dict[str, str],
+        _meta('Severity by code or class, as `{ "404" = "warn" }`: trend, warn or page'),
+    ] = {}
+    inbound: Annotated[
+        tuple[str, ...], _meta("Directions whose ASR has a fixed threshold (`answer_percent`)")
+    ] = ("inbound",)
+    answer_percent: Annotated[
+        float, _meta("ASR of these over 5 minutes that is surely under it is an alarm", 0, 100)
+    ] = 90.0
+    slos: Annotated[
+        tuple[Slo, ...],
+        _meta("Objectives, as `[[detect.slos]]` tables: `name`, `measure`, `objective_percent`"),
+    ] = ()
+    arm_hours: Annotated[
+        float, _meta("Hours of data before a cohort's own baseline counts", 1, 672)
+    ] = 24.0
+
+    @property
+    def settings(self) -> DetectorSettings:
+        """The same as detectors take it."""
+        return DetectorSettings(
+            method=self.method,
+            severities={**SEVERITY, **self.severities},
+            inbound=self.inbound,
+            answer_percent=self.answer_percent,
+            slos=self.slos,
+            arm_hours=self.arm_hours,
+        )
+
+
+class Alerts(msgspec.Struct, frozen=True):
+    """Who is told of incidents."""
+
+    receivers: Annotated[
+        tuple[Receiver, ...], _meta('Receivers, as `[[alerts.receivers]]` tables; see "Alerts"')
+    ] = ()
+    secrets: Annotated[
+        dict[str, str],
+        _meta('Secrets of receivers, as `{ pager = "file:/path" }`: named there; secret'),
+    ] = {}
+    link: Annotated[
+        str, _meta("Address that messages link to: incident and time are put after it")
+    ] = ""
+    clear_seconds: Annotated[
+        float, _meta("Time without any alarm after which an incident is over", 0, 86400)
+    ] = 600.0
+    merge_seconds: Annotated[
+        float, _meta("The same trouble within this time reopens its incident", 0, 86400)
+    ] = 1800.0
+
+
+class Otel(msgspec.Struct, frozen=True):
+    """Where a span per call goes (OpenTelemetry)."""
+
+    endpoint: Annotated[
+        str, _meta("OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; empty: nowhere")
+    ] = ""
+    headers: Annotated[
+        dict[str, str], _meta('HTTP headers, as `{ Authorization = "file:/path" }`; secret')
+    ] = {}
+    service_name: Annotated[str, _meta("`service.name` of the spans")] = "sipsidecar"
+    ratio: Annotated[float, _meta("Share of calls that are told", 0, 1)] = 1.0
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What the process may use."""
 
@@ -368,6 +492,11 @@ class Config(msgspec.Struct, frozen=True):
     freeswitch: Freeswitch = Freeswitch()
     cohorts: CohortMatchers = CohortMatchers()
     admission: AdmissionSettings = AdmissionSettings()
+    kpi: Kpi = Kpi()
+    trunks: TrunkSettings = TrunkSettings()
+    detect: Detect = Detect()
+    alerts: Alerts = Alerts()
+    otel: Otel = Otel()
     limits: Limits = Limits()
     privacy: Privacy = Privacy()
     log: Log = Log()
@@ -512,6 +641,28 @@ def _check_emergency(users: tuple[str, ...]) -> None:
             raise ValueError(f"expected numbers such as 112, got {user!r}")
 
 
+def _check_resolvers(resolvers: tuple[str, ...]) -> None:
+    for each in resolvers:
+        try:
+            ipaddress.ip_address(each)
+        except ValueError:
+            parse_address(each)
+
+
+def _check_severities(severities: dict[str, str]) -> None:
+    for category, severity in severities.items():
+        if category not in CATEGORIES or severity not in SEVERITIES:
+            raise ValueError(
+                f"expected one of {', '.join(CATEGORIES)} and one of {', '.join(SEVERITIES)},"
+                f" got {category!r} = {severity!r}"
+            )
+
+
+def _check_endpoint(url: str) -> None:
+    if url and not re.fullmatch(r"https?://[^\s@]+", url):
+        raise ValueError("expected http://HOST:PORT/PATH without a password")
+
+
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "hep.listen": parse_address,
     "http.listen": parse_address,
@@ -530,6 +681,12 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "admission.outbound_listen": _check_listen,
     "admission.emergency": _check_emergency,
     "admission.priority_networks": _check_networks,
+    "trunks.peers": check_peers,
+    "trunks.resolvers": _check_resolvers,
+    "trunks.kamailio": _check_kamailio,
+    "detect.slos": check_slos,
+    "detect.severities": _check_severities,
+    "otel.endpoint": _check_endpoint,
 }
 
 
@@ -538,9 +695,12 @@ SECRETS = frozenset(
         "hep.keys",
         "http.read_tokens",
         "http.operate_tokens",
+        "http.post_tokens",
         "database.password",
         "freeswitch.passwords",
         "privacy.key",
+        "alerts.secrets",
+        "otel.headers",
     }
 )
 """Settings whose values nobody may read: never shown, never in an error.
@@ -549,7 +709,9 @@ Each may be `file:PATH` or `env:NAME` instead of the secret itself.
 """
 LEAST_SECRET = 16
 """Characters of a token or a masking key: fewer can be guessed."""
-_GUESSABLE = frozenset({"http.read_tokens", "http.operate_tokens", "privacy.key"})
+_GUESSABLE = frozenset(
+    {"http.read_tokens", "http.operate_tokens", "http.post_tokens", "privacy.key"}
+)
 
 
 def _secret(setting: Setting, text: str, environ: Mapping[str, str]) -> str:
@@ -623,7 +785,7 @@ def _check_admission(config: Config, wrong: Callable[[str, str], ConfigError]) -
         )
     known = {
         scope: {getattr(one, scope) for one in config.cohorts.match}
-        for scope in ("tenant", "trunk", "direction", "region")
+        for scope in ("tenant", "trunk", "direction", "region", "carrier", "agent")
     }
     seen = {*config.hep.agents, *said.evapi}
     known["node"] = {*seen, *said.kamailio, *fs.switches}
@@ -686,6 +848,10 @@ def _check_whole(config: Config, sources: Mapping[str, str]) -> None:
                 ) from None
             raise wrong("freeswitch.passwords", f"{name}: expected one line of text") from None
     _check_admission(config, wrong)
+    try:
+        check_receivers(config.alerts.receivers, config.alerts.secrets)
+    except ValueError as error:
+        raise wrong("alerts.receivers", str(error)) from None
     if (privacy.mask_users or privacy.mask_names) and not privacy.key:
         raise wrong("privacy.key", "masking needs a key, such as file:/etc/sipsidecar/mask.key")
     known = bool(hep.allow or hep.keys or hep.insecure)

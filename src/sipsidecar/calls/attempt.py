@@ -208,6 +208,8 @@ class Branches(Dialog):
             trunk=cohort.trunk if cohort else None,
             direction=cohort.direction if cohort else None,
             region=cohort.region if cohort else None,
+            carrier=cohort.carrier if cohort else None,
+            agent=cohort.agent if cohort else None,
             final_code=code,
             final_phrase=clip(final.phrase) if final else None,
             final_class=code_class(code),

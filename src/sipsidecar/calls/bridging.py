@@ -259,6 +259,8 @@ def _from_leg(leg: LegRecord, cohort: Cohort | None) -> CallRecord:
         trunk=cohort.trunk if cohort else None,
         direction=cohort.direction if cohort else None,
         region=cohort.region if cohort else None,
+        carrier=cohort.carrier if cohort else None,
+        agent=cohort.agent if cohort else None,
     )
 
 

@@ -21,6 +21,10 @@ class Cohort(NamedTuple):
     region: str = OTHER
     node: str = OTHER
     """The proxy or capture agent, by its configured name."""
+    carrier: str = OTHER
+    """Who is behind the trunk: one carrier may have many trunks."""
+    agent: str = OTHER
+    """The voice agent, bot or queue that takes or makes the call."""
 
 
 class Sighted(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +148,10 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of the ingress hop; where that is none, of the last attempt that has one."""
     direction: str | None = None
     region: str | None = None
+    carrier: str | None = None
+    """As `trunk`: of the ingress hop, else of the last attempt that has one; so is `agent`."""
+    agent: str | None = None
+    """The voice agent, bot or queue of the configuration; no capture agent."""
     mos: float | None = None
     """Of the direction that was heard worse; None when neither was rated."""
     mos_scale: str | None = None
@@ -180,9 +188,11 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     """Its call's, unless this hop says another, as `direction` and `region`."""
     trunk: str | None = None
-    """Of this hop alone; None where no cohorts are configured."""
+    """Of this hop alone, as `carrier` and `agent`; None where no cohorts are configured."""
     direction: str | None = None
     region: str | None = None
+    carrier: str | None = None
+    agent: str | None = None
     final_code: int | None = None
     final_phrase: str | None = None
     final_class: str | None = None

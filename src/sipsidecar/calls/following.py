@@ -184,7 +184,7 @@ def cohort_of(record: LegRecord, leg: Leg | None, labels: Labels) -> Cohort:
         return found
     made = [other for other in leg.conversation.legs if other.direction == "outbound"]
     made.sort(key=Leg.rank, reverse=True)
-    return labels.with_trunk(found, (labels.of_leg(other.record("")).trunk for other in made))
+    return labels.with_peers(found, (labels.of_leg(other.record("")) for other in made))
 
 
 def _state(leg: Leg) -> str | None:

@@ -77,7 +77,8 @@ class Labels:
         )
 
     def of_attempt(self, hop: Cohort, call: Cohort) -> Cohort:
-        """An attempt's: its hop's own trunk, and its call's of all else that the hop does not say."""
+        """An attempt's: its hop's own trunk and carrier, and its call's of all else that the hop
+        does not say."""
         default = self._default
         return Cohort(
             call.tenant if hop.tenant in (OTHER, default.tenant) else hop.tenant,
@@ -85,15 +86,26 @@ class Labels:
             call.direction if hop.direction in (OTHER, default.direction) else hop.direction,
             call.region if hop.region in (OTHER, default.region) else hop.region,
             call.node,
+            hop.carrier,
+            call.agent if hop.agent in (OTHER, default.agent) else hop.agent,
         )
 
-    def with_trunk(self, ingress: Cohort, trunks: Iterable[str]) -> Cohort:
-        """A call's: where its ingress is no trunk's, the first of `trunks` that is one."""
-        none = (OTHER, self._default.trunk)
-        if ingress.trunk not in none:
+    def with_peers(self, ingress: Cohort, hops: Iterable[Cohort]) -> Cohort:
+        """A call's: of what its ingress does not say of trunk, carrier and agent, the first of `hops`
+        that does."""
+        default, missing = self._default, {}
+        for name in ("trunk", "carrier", "agent"):
+            if getattr(ingress, name) in (OTHER, getattr(default, name)):
+                missing[name] = (OTHER, getattr(default, name))
+        if not missing:
             return ingress
-        trunk = next((trunk for trunk in trunks if trunk not in none), None)
-        return ingress if trunk is None else ingress._replace(trunk=trunk)
+        for hop in hops:
+            for name in [n for n, none in missing.items() if getattr(hop, n) not in none]:
+                ingress = ingress._replace(**{name: getattr(hop, name)})
+                del missing[name]
+            if not missing:
+                break
+        return ingress
 
     def of_call(self, call: Call, agent_ids: Mapping[int, int | None]) -> Cohort:
         """A live call's, by the INVITEs seen so far; as its record's, but without deriving that."""
@@ -110,12 +122,9 @@ class Labels:
         if above is not None and above.first is None and above.ends():
             hop = above  # its INVITE was lost, but not all that answered it
         found = self.of_hop(ingress.first, hop.ends(), any_time(hop), agent_ids)
-        if found.trunk not in (OTHER, self._default.trunk):
-            return found
         others = (leg for _, leg in reversed(legs) if leg is not hop)
-        return self.with_trunk(
-            found,
-            (self.of_hop(leg.first, leg.ends(), leg.invite, agent_ids).trunk for leg in others),
+        return self.with_peers(
+            found, (self.of_hop(leg.first, leg.ends(), leg.invite, agent_ids) for leg in others)
         )
 
     def of_leg(self, leg: LegRecord) -> Cohort:

@@ -47,6 +47,7 @@ from sipsidecar.calls.dialog import (
     same_hosts,
 )
 from sipsidecar.calls.events import (
+    OTHER,
     AttemptRecord,
     CallRecord,
     Cohort,
@@ -342,6 +343,8 @@ class _Ingress(Branches):
             trunk=cohort.trunk if cohort else None,
             direction=cohort.direction if cohort else None,
             region=cohort.region if cohort else None,
+            carrier=cohort.carrier if cohort else None,
+            agent=cohort.agent if cohort else None,
         )
         return record, attempts, wait
 
@@ -349,8 +352,12 @@ class _Ingress(Branches):
         """Whose the call is; None when nobody asks."""
         if self.labels is None or self.cohort is None:
             return None
-        trunks = (attempt.trunk for attempt in reversed(attempts) if attempt.trunk is not None)
-        return self.labels.with_trunk(self.cohort, trunks)
+        hops = (
+            Cohort(trunk=one.trunk, carrier=one.carrier or OTHER, agent=one.agent or OTHER)
+            for one in reversed(attempts)
+            if one.trunk is not None
+        )
+        return self.labels.with_peers(self.cohort, hops)
 
     def _flag_dialog(
         self,

@@ -30,7 +30,7 @@ CACHED: Final = 4096
 MAX_ADDRESSES: Final = 256
 """Of one value, as a switch is told them."""
 
-_DIMENSIONS: Final = ("tenant", "trunk", "direction", "region")
+_DIMENSIONS: Final = ("tenant", "trunk", "direction", "region", "carrier", "agent")
 _LABEL: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9.!%*_+`'~-]{2,64}")
 _HOST: Final = re.compile(r"(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
@@ -42,7 +42,8 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Matcher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One matcher: what all must be true of an INVITE, and what it then says of the call.
 
-    Each of tenant, trunk, direction and region is said by the first matcher that matches and says it.
+    Each of tenant, trunk, direction, region, carrier and agent is said by the first matcher that
+    matches and says it.
     One without any condition matches everything.
     """
 
@@ -50,6 +51,8 @@ class Matcher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trunk: str = ""
     direction: str = ""
     region: str = ""
+    carrier: str = ""
+    agent: str = ""
     sources: tuple[str, ...] = ()
     """Networks (CIDR) or addresses that the INVITE came from."""
     destinations: tuple[str, ...] = ()
@@ -270,7 +273,7 @@ class Cohorts:
                     matcher = self._matchers[(first & -first).bit_length() - 1]
                     said[place] = getattr(matcher, _DIMENSIONS[place])
         node = next((name for i in sighted.agent_ids if (name := self._nodes.get(i))), OTHER)
-        return Cohort(said[0], said[1], said[2], said[3], node)
+        return Cohort(said[0], said[1], said[2], said[3], node, said[4], said[5])
 
     def why(self, sighted: Sighted) -> dict[str, int | None]:
         """By dimension the index of the matcher that said it; None where none did."""
