@@ -21,8 +21,8 @@ def bearer(*values: str) -> CIMultiDict[str]:
     [
         ([f"Bearer {READ}"], Role.READ),
         ([f"Bearer {OTHER}"], Role.READ),
-        ([f"Bearer {OPERATE}"], Role.OPERATE),
-        ([f"bEARER   {OPERATE} \t"], Role.OPERATE),
+        ([f"Bearer {OPERATE}"], Role.ALL),
+        ([f"bEARER   {OPERATE} \t"], Role.ALL),
         ([], Role.NOBODY),
         ([""], Role.NOBODY),
         (["Bearer"], Role.NOBODY),
@@ -71,11 +71,14 @@ def test_every_token_is_compared_whichever_is_given(
 
 
 def test_a_token_of_both_roles_operates() -> None:
-    assert Access([READ], [READ]).role_of(bearer(f"Bearer {READ}")) is Role.OPERATE
+    assert Access([READ], [READ]).role_of(bearer(f"Bearer {READ}")) is Role.ALL
+    both = Access([READ], post_tokens=[READ]).role_of(bearer(f"Bearer {READ}"))
+    assert both == Role.READ | Role.POST
+    assert Role.OPERATE not in both
 
 
 def test_without_tokens_everybody_may_do_everything() -> None:
-    assert Access().role_of(bearer()) is Role.OPERATE
+    assert Access().role_of(bearer()) is Role.ALL
     assert not Access().asked
 
 
@@ -99,14 +102,23 @@ def test_tokens_cannot_be_read_out_of_it() -> None:
         (BOTH, Role.NOBODY, Role.OPERATE, 401),
         (BOTH, Role.READ, Role.READ, None),
         (BOTH, Role.READ, Role.OPERATE, 403),
-        (BOTH, Role.OPERATE, Role.READ, None),
-        (BOTH, Role.OPERATE, Role.OPERATE, None),
+        (BOTH, Role.READ, Role.POST, 403),
+        (BOTH, Role.NOBODY, Role.POST, 401),
+        (BOTH, Role.ALL, Role.READ, None),
+        (BOTH, Role.ALL, Role.OPERATE, None),
+        (BOTH, Role.ALL, Role.POST, None),
+        (Access([READ], post_tokens=[OTHER]), Role.POST, Role.POST, None),
+        (Access([READ], post_tokens=[OTHER]), Role.POST, Role.READ, 403),
+        (Access([READ], post_tokens=[OTHER]), Role.POST, Role.OPERATE, 403),
+        (Access(post_tokens=[OTHER]), Role.NOBODY, Role.POST, 401),
+        (Access(post_tokens=[OTHER]), Role.NOBODY, Role.OPERATE, 403),
+        (Access([READ]), Role.READ, Role.POST, 403),
         (Access([READ]), Role.NOBODY, Role.READ, 401),
         (Access([READ]), Role.NOBODY, Role.OPERATE, 403),
         (Access([READ]), Role.READ, Role.OPERATE, 403),
         (Access((), [OPERATE]), Role.NOBODY, Role.READ, 401),
         (Access((), [OPERATE]), Role.NOBODY, Role.OPERATE, 401),
-        (Access(), Role.OPERATE, Role.OPERATE, None),
+        (Access(), Role.ALL, Role.OPERATE, None),
     ],
 )
 def test_a_role_does_what_it_may_and_no_more(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asking import Client, Reply, Run, Served, both_loops, serving
 from desks import Desk
 from sipsidecar.calls.events import Sighted
-from sipsidecar.edges.http import Access, Limits, listener, verdicts
+from sipsidecar.edges.http import Access, Limits, bodies, listener
 from sipsidecar.edges.http.connections import MAX_BODY
 from sipsidecar.edges.http.guard import Role
 from sipsidecar.edges.http.pages import Request
@@ -61,7 +61,7 @@ async def test_a_question_is_answered_with_the_decision_and_its_reason() -> None
             "rule": "per-trunk", "route": "", "scope": "trunk", "scope_value": "acme",
             "value": 2.0, "threshold": 2.0, "shadow": [], "exempt": None, "repeated": False,
             "cohort": {"tenant": "other", "trunk": "acme", "direction": "other", "region": "other",
-                       "node": "other"},
+                       "node": "other", "carrier": "other", "agent": "other"},
         }  # fmt: skip
         assert (await post(served, question(1))).json["repeated"]
         assert len(desk.held) == 2
@@ -286,10 +286,10 @@ def test_a_call_id_of_any_bytes_is_the_one_that_hep_shows(raw: bytes) -> None:
     body = b'{"call_id":"%s"}' % escaped
     shown = sip.text(raw)
     for found in (
-        verdicts._decode(Question, body).call_id,
+        bodies.decode(Question, body).call_id,
         queried("call_id=" + quote(raw, safe="")).get("call_id", ""),
     ):
-        made = verdicts._identity(found, sip.MAX_CALL_ID)
+        made = bodies.identity(found, sip.MAX_CALL_ID)
         assert len(made) <= sip.MAX_CALL_ID
         if len(shown) <= sip.MAX_CALL_ID and len(raw) <= sip.MAX_CALL_ID:
             assert made == shown
@@ -301,7 +301,7 @@ def queried(query: str) -> dict[str, str]:
             raw_query_string = query
 
     http: Any = Http
-    return verdicts._query(Request(http, Role.OPERATE))
+    return bodies.query(Request(http, Role.OPERATE))
 
 
 async def test_bytes_that_are_not_utf8_do_not_let_a_call_pass_undecided() -> None:
@@ -728,4 +728,4 @@ async def test_a_fault_of_what_decides_is_not_said_to_be_a_wrong_name() -> None:
 
 def test_an_error_has_words_for_what_was_wrong() -> None:
     with pytest.raises(QuestionError, match="send the fields that / names"):
-        verdicts._decode(Question, b"\xff")
+        bodies.decode(Question, b"\xff")

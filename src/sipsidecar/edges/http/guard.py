@@ -22,12 +22,22 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))
 _ORIGIN = re.compile(r"(https?)://(.+)")
 
 
-class Role(enum.IntEnum):
-    """What somebody may do; a higher role includes the lower ones."""
+class Role(enum.Flag):
+    """What somebody may do; who may operate may do all of it."""
 
     NOBODY = 0
-    READ = 1
-    OPERATE = 2
+    READ = enum.auto()
+    POST = enum.auto()
+    """Tell of things that happened: nothing is read or steered by that."""
+    OPERATE = enum.auto()
+    ALL = READ | POST | OPERATE
+
+
+_TOKENS = {
+    Role.READ: "http.read_tokens or http.operate_tokens",
+    Role.POST: "http.post_tokens or http.operate_tokens",
+    Role.OPERATE: "http.operate_tokens",
+}
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -48,16 +58,20 @@ class Access:
         read_tokens: Iterable[str] = (),
         operate_tokens: Iterable[str] = (),
         hosts: Iterable[str] = (),
+        post_tokens: Iterable[str] = (),
     ) -> None:
         self._key = secrets.token_bytes(32)
-        read, operate = tuple(read_tokens), tuple(operate_tokens)
-        self.asked = bool(read or operate)
+        read, operate, post = tuple(read_tokens), tuple(operate_tokens), tuple(post_tokens)
+        self.asked = bool(read or operate or post)
         """Tokens are configured, so every page but the probes needs one."""
-        self.operable = bool(operate) or not self.asked
-        """Somebody can have the role to operate."""
+        self._possible = Role.ALL
+        """What somebody can have the role for."""
+        if self.asked and not operate:
+            self._possible = Role.READ | Role.POST if post else Role.READ
         # an empty token lets nobody in, but it still is a wish for tokens: it must not open doors
         self._known = [(self._digest(token), Role.READ) for token in read if token]
-        self._known += [(self._digest(token), Role.OPERATE) for token in operate if token]
+        self._known += [(self._digest(token), Role.POST) for token in post if token]
+        self._known += [(self._digest(token), Role.ALL) for token in operate if token]
         self._hosts = {parsed[0] for parsed in map(_parse_host, hosts) if parsed}
 
     def _digest(self, token: str) -> bytes:
@@ -66,7 +80,7 @@ class Access:
     def role_of(self, headers: Headers) -> Role:
         """Whose token came in `Authorization: Bearer TOKEN`."""
         if not self.asked:
-            return Role.OPERATE
+            return Role.ALL
         given = headers.getall("Authorization", [])
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         digest = self._digest(token.strip(" \t"))
@@ -74,31 +88,30 @@ class Access:
         # all are compared, and digests: the time taken says nothing about any token
         for known, role in self._known:
             if hmac.compare_digest(known, digest):
-                found = max(found, role)
+                found |= role
         return found if scheme.lower() == "bearer" else Role.NOBODY
 
     def refuse_role(self, role: Role, needs: Role, headers: Headers) -> Refusal | None:
         """Tell what is missing to somebody with `role` on a page that needs `needs`."""
-        if role >= needs:
+        if needs in role:
             return None
-        if needs is Role.OPERATE and not self.operable:
-            return Refusal(403, "nobody may do this: set http.operate_tokens", "forbidden")
+        tokens = _TOKENS[needs]
+        if needs not in self._possible:
+            return Refusal(403, f"nobody may do this: set {tokens}", "forbidden")
         if role is Role.NOBODY:
             challenge = 'Bearer realm="sipsidecar"'
             if "Authorization" in headers:
                 challenge += ', error="invalid_token"'
-            setting = "http.operate_tokens"
-            if needs is Role.READ:
-                setting = "http.read_tokens or http.operate_tokens"
             return Refusal(
                 401,
-                f"send `Authorization: Bearer TOKEN` with a token of {setting}",
+                f"send `Authorization: Bearer TOKEN` with a token of {tokens}",
                 "unauthorized",
                 {"WWW-Authenticate": challenge},
             )
+        only = " and ".join(one.name.lower() for one in role if one.name)
         return Refusal(
             403,
-            "this token may only read: send one of http.operate_tokens",
+            f"this token may only {only}: send one of {tokens}",
             "forbidden",
             {"WWW-Authenticate": 'Bearer realm="sipsidecar", error="insufficient_scope"'},
         )

@@ -35,6 +35,7 @@ from sipsidecar.edges.http.pages import (
     error_response,
 )
 from sipsidecar.edges.http.verdicts import ABSENT, QUESTION, Admitter, admission_pages
+from sipsidecar.edges.http.watch import Watcher, watch_pages
 from sipsidecar.signals.snapshot import Figures
 from sipsidecar.tables import printable
 from sipsidecar.tls import TlsError
@@ -125,7 +126,7 @@ class HttpServer:
     """The pages on one address.
 
     `switches` gives what is known of each FreeSWITCH. `admission` answers for calls; without it its
-    pages are not there. `tls` makes the context of each new listener, and again at `reload_tls`;
+    pages are not there; nor are those of `watch` without it. `tls` makes the context of each new listener, and again at `reload_tls`;
     None is plain HTTP.
     `reload` is what POST /v1/reload calls; what it returns is the answer, and the words of a
     ConfigError or TlsError are told to who asked. Without it there is no such page.
@@ -139,6 +140,7 @@ class HttpServer:
         *,
         switches: Switches = list,
         admission: Admitter | None = None,
+        watch: Watcher | None = None,
         access: Access | None = None,
         reload: Reload | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
@@ -147,7 +149,9 @@ class HttpServer:
         self.access = access or Access()
         """Who may ask for what; a new one counts from the next request on."""
         more = {} if admission is None else admission_pages(admission)
-        self._pages = Pages(figures, render_metrics, live_calls, reload, switches, more).table
+        if watch is not None:
+            more |= watch_pages(watch)
+        self._pages = Pages(figures, render_metrics, live_calls, reload, switches, more)
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._limits = limits or Limits()
@@ -307,7 +311,7 @@ class HttpServer:
         return response
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.Response:
-        page = self._pages.get(request.path)
+        page = self._pages.find(request.path)
         line = self._line_of(page)
         try:
             async with line.turn():

@@ -29,7 +29,10 @@ class Request(NamedTuple):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page: who may have it, and what makes it."""
+    """One page: who may have it, and what makes it.
+
+    In its path a part of `{name}` stands for any text, which may have slashes in it.
+    """
 
     text: str
     make: Callable[[Request], web.Response]
@@ -45,7 +48,7 @@ class Page(msgspec.Struct, frozen=True):
     @property
     def changes(self) -> bool:
         """Whether it does something, also by GET: a browser must not be made to send it."""
-        return self.needs is Role.OPERATE
+        return self.needs in (Role.OPERATE, Role.POST)
 
 
 class Pages:
@@ -95,6 +98,21 @@ class Pages:
                 ("POST",),
             )
         self.table.update(more or {})
+        self._patterns = [
+            (path[: path.index("{")], path[path.index("}") + 1 :], page)
+            for path, page in self.table.items()
+            if "{" in path
+        ]
+
+    def find(self, path: str) -> Page | None:
+        """The page of a path, if there is one."""
+        page = self.table.get(path)
+        if page is not None:
+            return page
+        for start, end, page in self._patterns:
+            if path.startswith(start) and path.endswith(end) and len(path) > len(start + end):
+                return page
+        return None
 
     def _index(self, _: Request) -> web.Response:
         return json_response(
@@ -119,7 +137,7 @@ class Pages:
         checks = health(self._figures())
         ready = all(check.ok or not check.required for check in checks)
         body: dict[str, object] = {"status": "ready" if ready else "not-ready"}
-        if request.role >= Role.READ:  # how full the queue is helps an attacker
+        if Role.READ in request.role:  # how full the queue is helps an attacker
             body["checks"] = {check.name: _reading(check) for check in checks}
         return json_response(body, status=200 if ready else 503)
 

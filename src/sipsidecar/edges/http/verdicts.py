@@ -17,21 +17,29 @@ header is `headers.NAME=VALUE`.
 
 import re
 from collections.abc import Callable
-from hashlib import blake2b
 from ipaddress import ip_address
-from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import unquote_to_bytes
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from sipsidecar.calls.events import Sighted
+from sipsidecar.edges.http.bodies import (
+    AbsentError,
+    QuestionError,
+    check_name,
+    decode,
+    identity,
+    looked_up,
+    query,
+    refusing,
+    words_of,
+)
 from sipsidecar.edges.http.guard import Role
-from sipsidecar.edges.http.pages import Page, Request, error_response, json_response
+from sipsidecar.edges.http.pages import Page, Request, json_response
 from sipsidecar.signals.decisions import ADMIT, REFUSE, Ask, Decision
-from sipsidecar.signals.rules import GLOBAL, SCOPES, RuleError
-from sipsidecar.tables import printable
+from sipsidecar.signals.rules import GLOBAL, SCOPES
 from sipsidecar.wire.sip import MAX_CALL_ID, MAX_TOKEN, text, uri
 
 QUESTION: Final = "/v1/admission"
@@ -53,12 +61,8 @@ ABSENT: Final = dict.fromkeys(
     "nothing is decided here: configure admission.rules",
 )
 """What is said of a page that is not there, by path."""
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NOTHING: Final = (None, "", "<null>")
 """No value; the last is what Kamailio and OpenSIPS write for one."""
-_BROKEN: Final = re.compile("[\udc80-\udcff]")
-"""Bytes that are not UTF-8, as `surrogateescape` leaves them."""
-_T = TypeVar("_T")
 
 
 class Admitter(Protocol):
@@ -109,10 +113,6 @@ class Admitter(Protocol):
     def signal(self, name: str, value: float, ttl_seconds: float) -> bool:
         """Take what somebody says of his part; False when no rule is about such a signal."""
         ...
-
-
-class QuestionError(ValueError):
-    """A question that cannot be answered; the message is one line that says what to send."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -198,13 +198,13 @@ def admission_pages(admitter: Admitter) -> dict[str, Page]:
     operate = Role.OPERATE
 
     def told(words: str, make: Callable[[Request], web.Response]) -> Page:
-        return Page(words, _refusing(make), operate, ("POST",), body=True)
+        return Page(words, refusing(make), operate, ("POST",), body=True)
 
     return {
         QUESTION: Page(
             f"may this call begin? an admission takes a place; ?format=text for one line; of {fields}"
             " only call_id is a must",
-            _refusing(pages.ask),
+            refusing(pages.ask),
             operate,
             ("GET", "POST"),
             body=True,
@@ -212,12 +212,12 @@ def admission_pages(admitter: Admitter) -> dict[str, Page]:
         ),
         f"{QUESTION}/status": Page(
             "rules and their states, leases, drains, and the switches that are told or ask",
-            _refusing(pages.status),
+            refusing(pages.status),
         ),
         f"{QUESTION}/explain": Page(
             f"what would be decided now, and why, without taking a place: ?trunk=NAME ({where}),"
             " or what is seen, as in a question",
-            _refusing(pages.explain),
+            refusing(pages.explain),
         ),
         f"{QUESTION}/release": told('end what a call holds: {"call_id": "..."}', pages.release),
         f"{QUESTION}/drain": told(
@@ -245,14 +245,14 @@ class _Pages:
         self._admitter = admitter
 
     def ask(self, request: Request) -> web.Response:
-        given = _query(request)
+        given = query(request)
         shape = given.pop("format", "json")
         if shape not in {"json", "text"}:
             raise QuestionError("format: expected json or text")
         if request.http.method == "POST":
             if given:
                 raise QuestionError("send the question in the body, or all of it in the query")
-            question = _decode(Question, request.body)
+            question = decode(Question, request.body)
         else:
             question = _question(given)
         asked = _ask(question)
@@ -273,90 +273,43 @@ class _Pages:
         return json_response(self._admitter.status())
 
     def explain(self, request: Request) -> web.Response:
-        given = _query(request)
+        given = query(request)
         if given.keys() <= set(SCOPES):
             for scope, value in given.items():
-                _check_name(scope, value)
-            return json_response(_found(lambda: self._admitter.explain_cohort(given)))
+                check_name(scope, value)
+            return json_response(looked_up(lambda: self._admitter.explain_cohort(given)))
         if mixed := sorted(given.keys() & set(SCOPES)):
             raise QuestionError(f"{mixed[0]}: send whose the call is, or what is seen, not both")
         return json_response(self._admitter.explain(_sighted(_question(given))))
 
     def release(self, request: Request) -> web.Response:
-        call_id = _decode(Release, request.body).call_id
-        return json_response({"released": self._admitter.release(_identity(call_id, MAX_CALL_ID))})
+        call_id = decode(Release, request.body).call_id
+        return json_response({"released": self._admitter.release(identity(call_id, MAX_CALL_ID))})
 
     def drain(self, request: Request) -> web.Response:
         scope, value = _where(request.body)
-        _found(lambda: self._admitter.drain(scope, value))
+        looked_up(lambda: self._admitter.drain(scope, value))
         return json_response({"draining": {"scope": scope, "scope_value": value}})
 
     def resume(self, request: Request) -> web.Response:
         scope, value = _where(request.body)
-        changed = _found(lambda: self._admitter.resume(scope, value))
+        changed = looked_up(lambda: self._admitter.resume(scope, value))
         return json_response({"resumed": changed})
 
     def set_limit(self, request: Request) -> web.Response:
-        wanted = _decode(SetLimit, request.body)
-        return json_response(_found(lambda: self._admitter.set_limit(wanted.rule, wanted.limit)))
+        wanted = decode(SetLimit, request.body)
+        return json_response(looked_up(lambda: self._admitter.set_limit(wanted.rule, wanted.limit)))
 
     def signal(self, request: Request) -> web.Response:
-        said = _decode(Signal, request.body)
+        said = decode(Signal, request.body)
         if not 0 < said.ttl_seconds <= MAX_TTL:
             raise QuestionError(f"ttl_seconds: expected more than 0, up to {MAX_TTL:g}")
         if not self._admitter.signal(said.name, said.value, said.ttl_seconds):
-            raise _AbsentError("no rule of admission.rules is about a signal of this name")
+            raise AbsentError("no rule of admission.rules is about a signal of this name")
         return json_response({"taken": True})
 
 
-class _AbsentError(Exception):
-    """Something that is named and not there."""
-
-
-def _refusing(make: Callable[[Request], web.Response]) -> Callable[[Request], web.Response]:
-    """Turn what cannot be into an answer that says why."""
-
-    def answer(request: Request) -> web.Response:
-        try:
-            return make(request)
-        except QuestionError as error:
-            return error_response(400, printable(str(error))[:500])
-        except _AbsentError as error:
-            return error_response(404, printable(str(error))[:500])
-        except RuleError as error:
-            return error_response(422, str(error))
-
-    return answer
-
-
-def _found(call: Callable[[], _T]) -> _T:
-    try:
-        return call()
-    except LookupError as error:
-        if type(error) is not LookupError:  # a KeyError or IndexError is a fault of ours
-            raise
-        raise _AbsentError(str(error)) from None
-
-
 # -- what came
-
-
-def _query(request: Request) -> dict[str, str]:
-    """Read the query as RFC 3986 has it: a plus sign is no blank, or numbers would lose theirs."""
-    found: dict[str, str] = {}
-    raw_query = request.http.rel_url.raw_query_string.encode("utf-8", "surrogateescape")
-    for pair in filter(None, raw_query.split(b"&")):
-        name, _, value = pair.partition(b"=")
-        shown = text(unquote_to_bytes(name))
-        if shown in found:
-            raise QuestionError(f"{shown}: send it once")
-        raw = unquote_to_bytes(value)
-        # a Call-ID or tag is not cut here: two calls must not become one
-        found[shown] = raw.decode("utf-8", "backslashreplace") if shown in _WHOLE else text(raw)
-    return found
-
-
-_WHOLE: Final = ("call_id", "from_tag")
 
 
 def _question(given: dict[str, str]) -> Question:
@@ -368,44 +321,18 @@ def _question(given: dict[str, str]) -> Question:
     try:
         return msgspec.convert(fields, Question)
     except msgspec.ValidationError as error:
-        raise QuestionError(_words(error)) from None
-
-
-def _decode(kind: type[_T], body: bytes) -> _T:
-    try:
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except UnicodeDecodeError:
-            # Strangers' bytes in a header: an error would let their calls pass undecided. Made
-            # visible in the way that the SIP parser does, so that Call-IDs are the same.
-            escaped = _BROKEN.sub(
-                lambda found: f"\\\\x{ord(found[0]) - 0xDC00:02x}",
-                body.decode("utf-8", "surrogateescape"),
-            )
-            return msgspec.json.decode(escaped, type=kind)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise QuestionError(_words(error)) from None
-
-
-def _words(error: Exception) -> str:
-    said = str(error).replace("Object contains", "there is an").replace("- at `$.", "for `")
-    return f"send the fields that / names: {said}"
+        raise QuestionError(words_of(error)) from None
 
 
 def _where(body: bytes) -> tuple[str, str]:
     """Whose calls are meant: scope and value."""
-    given = msgspec.to_builtins(_decode(Where, body if body.strip() else b"{}"))
+    given = msgspec.to_builtins(decode(Where, body if body.strip() else b"{}"))
     if len(given) > 1:
         raise QuestionError(f"name one of {', '.join(SCOPES)}")
     for scope, value in given.items():
-        _check_name(scope, value)
+        check_name(scope, value)
         return scope, value
     return GLOBAL, ""
-
-
-def _check_name(what: str, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise QuestionError(f"{what}: expected a name of letters, digits, dots, _ or -")
 
 
 # -- a question to an ask
@@ -415,11 +342,11 @@ def _ask(question: Question) -> Ask:
     sighted = _sighted(question)
     headers = sighted.headers
     if question.node not in _NOTHING:
-        _check_name("node", str(question.node))
+        check_name("node", str(question.node))
     from_tag = "" if question.from_tag in _NOTHING else str(question.from_tag)
     return Ask(
-        call_id=_identity(question.call_id, MAX_CALL_ID),
-        from_tag=_identity(from_tag, MAX_TOKEN),
+        call_id=identity(question.call_id, MAX_CALL_ID),
+        from_tag=identity(from_tag, MAX_TOKEN),
         # a stranger's: where it is no number nobody knows it
         cseq=_number(question.cseq, 2**32 - 1),
         sighted=sighted,
@@ -470,19 +397,6 @@ def _joined(user: str | None, host: str | None) -> str:
 def _text(value: str | None) -> str | None:
     """Text as the SIP parser would have it: bounded, and without NUL."""
     return None if value is None or value in _NOTHING else text(value.encode()) or None
-
-
-def _identity(value: str, most: int) -> str:
-    """Turn a Call-ID or tag into what the SIP parser makes of it.
-
-    HEP shows none that is longer than `most`, so a longer one only must stay another than all others:
-    cut short alone, many calls would be counted as one.
-    """
-    raw = value.encode()
-    shown = text(raw)
-    if len(shown) <= most and len(raw) <= most * 4:
-        return shown
-    return f"{shown[: most - 33]}-{blake2b(raw, digest_size=16).hexdigest()}"
 
 
 def _number(value: int | str | None, most: int) -> int | None:
