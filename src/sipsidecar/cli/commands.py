@@ -11,7 +11,7 @@ from pathlib import Path
 from sipsidecar import __version__, app, demo, serving
 from sipsidecar.batch import SpoolError, StoreError
 from sipsidecar.calls.findings import KINDS
-from sipsidecar.cli import steering
+from sipsidecar.cli import explaining, reporting, sorting, steering, summarizing, timeline, trying
 from sipsidecar.cli.doctoring import doctor
 from sipsidecar.cli.forgetting import forget
 from sipsidecar.cli.parsers import Commands, Parser
@@ -244,6 +244,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="one JSON object per switch")
 
     steering.add_commands(commands)
+    sorting.add_commands(commands)
+    trying.add(commands)
+    timeline.add_command(commands)
+    explaining.add_command(commands)
+    reporting.add_command(commands)
+    summarizing.add_command(commands)
     add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')
     command = add(
         "doctor", doctor, "find what may keep a sidecar from its work here, and what to do",

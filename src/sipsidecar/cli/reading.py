@@ -65,7 +65,9 @@ async def reading_dsn(config: Config) -> AsyncIterator[str]:
         yield dsn
 
 
-def _ask(config: Config, question: Callable[[PostgresSettings], Awaitable[T]]) -> T:
+def ask(config: Config, question: Callable[[PostgresSettings], Awaitable[T]]) -> T:
+    """Ask the configured database one question."""
+
     async def answer() -> T:
         async with reading_dsn(config) as dsn:
             return await question(PostgresSettings(dsn=dsn, password=config.database.password))
@@ -102,7 +104,7 @@ def calls(arguments: argparse.Namespace) -> int:
         order=arguments.sort,
         limit=arguments.limit,
     )
-    found = _ask(config, lambda where: postgres.find_calls(where, wanted))
+    found = ask(config, lambda where: postgres.find_calls(where, wanted))
     return _print_calls(arguments, [readable(row) for row in found])
 
 
@@ -211,7 +213,7 @@ def _milliseconds(text: str | None) -> float | None:
     return None if text is None else seconds_of(text) * 1000
 
 
-class _Found(NamedTuple):
+class Everything(NamedTuple):
     """All that is stored of one call."""
 
     calls: Rows
@@ -222,7 +224,7 @@ class _Found(NamedTuple):
     admissions: Rows
 
 
-async def _found(where: PostgresSettings, text: str, *, joined: bool = False) -> _Found:
+async def everything_of(where: PostgresSettings, text: str, *, joined: bool = False) -> Everything:
     """All of the call that the text names; its messages may be gone before it.
 
     With `joined`, all of the calls that a FreeSWITCH joined with it, too. The text may be the UUID of
@@ -251,7 +253,7 @@ async def _found(where: PostgresSettings, text: str, *, joined: bool = False) ->
     messages = [row for name in ids for row in await postgres.find_messages(where, name)]
     media = [row for name in ids for row in await postgres.find_media(where, name)]
     admissions = await postgres.find_admissions(where, ids)
-    return _Found(found, messages, media, legs, conversations, admissions)
+    return Everything(found, messages, media, legs, conversations, admissions)
 
 
 def _no_messages(text: str) -> CliError:
@@ -261,8 +263,8 @@ def _no_messages(text: str) -> CliError:
 def ladder(arguments: argparse.Namespace) -> int:
     """Draw the messages of a call, of both its legs, what was decided, and what is known of media."""
     joined = not arguments.one_leg
-    found = _ask(
-        config_of(arguments), lambda where: _found(where, arguments.call_id, joined=joined)
+    found = ask(
+        config_of(arguments), lambda where: everything_of(where, arguments.call_id, joined=joined)
     )
     if not (found.messages or found.media or found.legs or found.admissions):
         raise _no_messages(arguments.call_id)
@@ -298,7 +300,7 @@ def ladder(arguments: argparse.Namespace) -> int:
     print(render(drawn, width=width, colour=colour, remarks=decided))
     # In a file or a pipe nothing is clipped, unless a width was asked for.
     most = max(width, 40) if arguments.width or sys.stdout.isatty() else None
-    lines = _findings(found.calls)
+    lines = findings_lines(found.calls)
     told = [clip(line, most) if most else printable(line) for line in lines]
     if found.media:
         several = len({row["call_id"] for row in found.media}) > 1
@@ -386,7 +388,7 @@ def _ends_call(message: sip.Message) -> bool:
     return refused and message.method == "INVITE"
 
 
-def _findings(calls: Rows) -> Iterator[str]:
+def findings_lines(calls: Rows) -> Iterator[str]:
     """What is wrong with the media of calls, each with its figures."""
     for row in map(readable, calls):
         evidence = row["evidence"] if isinstance(row["evidence"], dict) else {}
@@ -535,7 +537,9 @@ def _endpoint(ip: str | None, port: int | None) -> str:
 
 def write_pcap(arguments: argparse.Namespace) -> int:
     """Write a call's messages to a pcap file."""
-    messages = _ask(config_of(arguments), lambda where: _found(where, arguments.call_id)).messages
+    messages = ask(
+        config_of(arguments), lambda where: everything_of(where, arguments.call_id)
+    ).messages
     if not messages:
         raise _no_messages(arguments.call_id)
     data = [
