@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+LOCAL = "DNS:localhost,IP:127.0.0.1,IP:::1"
+
 
 class Certificate(NamedTuple):
     """Paths of two PEM files."""
@@ -35,12 +37,12 @@ class Authority:
             self.certificate,
         )
 
-    def issue(self, name: str) -> Certificate:
-        """Make a certificate for localhost and 127.0.0.1, signed by this authority."""
+    def issue(self, name: str, names: str = LOCAL, days: int = 2) -> Certificate:
+        """Make a certificate for localhost and 127.0.0.1, or other names, signed by this authority."""
         made = Certificate(str(self._folder / f"{name}.pem"), str(self._folder / f"{name}.key"))
         request = str(self._folder / f"{name}.csr")
-        names = self._folder / f"{name}.ext"
-        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")
+        extensions = self._folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName={names}\n")
         _openssl(
             "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj",
             f"/CN={name}",
@@ -50,7 +52,7 @@ class Authority:
             request,
         )
         _openssl(
-            "x509 -req -days 2 -CAcreateserial -CA",
+            f"x509 -req -days {days} -CAcreateserial -CA",
             self.certificate,
             "-CAkey",
             self._key,
@@ -59,7 +61,7 @@ class Authority:
             "-out",
             made.certificate,
             "-extfile",
-            str(names),
+            str(extensions),
         )
         return made
 

@@ -20,7 +20,10 @@ from sipsidecar.calls.events import (
 )
 from sipsidecar.edges.postgres import Postgres, PostgresSettings
 from sipsidecar.edges.postgres.connection import close, connect
+from sipsidecar.signals.alarms import EventRecord, IncidentRecord, OutcomeRecord
+from sipsidecar.signals.baseline import BaselineHour
 from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
+from sipsidecar.signals.minutes import CodeMinute, KpiMinute
 
 if TYPE_CHECKING:
     import asyncpg
@@ -42,6 +45,12 @@ KINDS: dict[str, tuple[type[msgspec.Struct], Callable[[Any, int], bytes]]] = {
     "pings": (PingRecord, rows.encode_ping),
     "admissions": (AdmissionRecord, rows.encode_admission),
     "admission_states": (StateRecord, rows.encode_state),
+    "kpi_minute": (KpiMinute, rows.encode_kpi),
+    "code_minute": (CodeMinute, rows.encode_code),
+    "baseline_hours": (BaselineHour, rows.encode_baseline),
+    "incidents": (IncidentRecord, rows.encode_incident),
+    "events": (EventRecord, rows.encode_event),
+    "outcomes": (OutcomeRecord, rows.encode_outcome),
 }
 
 
@@ -199,11 +208,69 @@ def state_row(rule: str = "acme-asr", **changes: Any) -> bytes:
     return rows.encode_state(state(rule, **changes), 1)
 
 
+def kpi(minute_at: int = NOON, **changes: Any) -> KpiMinute:
+    values: dict[str, Any] = {"received_at": minute_at + 60_250_000, "source": "call"}
+    return KpiMinute(minute_at=minute_at, **(values | changes))
+
+
+def kpi_row(minute_at: int = NOON, **changes: Any) -> bytes:
+    return rows.encode_kpi(kpi(minute_at, **changes), 1)
+
+
+def code_row(code: int, count: int = 1, minute_at: int = NOON, **changes: Any) -> bytes:
+    values: dict[str, Any] = {"received_at": minute_at + 60_250_000, "source": "call"}
+    record = CodeMinute(minute_at=minute_at, code=code, count=count, **(values | changes))
+    return rows.encode_code(record, 1)
+
+
+def baseline(series: str = "call:all", hour_at: int = NOON, **changes: Any) -> BaselineHour:
+    values: dict[str, Any] = {
+        "received_at": hour_at + 3_600_000_000,
+        "minutes": 60,
+        "total": 100,
+        "answered": 60,
+        "effective": 80,
+        "counts": (10, 2, 0, 3, 0, 4, 1),
+    }
+    return BaselineHour(series=series, hour_at=hour_at, **(values | changes))
+
+
+def incident(name: str, at: int = NOON, **changes: Any) -> IncidentRecord:
+    values: dict[str, Any] = {"category": "5xx", "severity": "page", "last_seen_at": at}
+    return IncidentRecord(incident=name, received_at=at, opened_at=at, **(values | changes))
+
+
+def incident_row(name: str, at: int = NOON, **changes: Any) -> bytes:
+    return rows.encode_incident(incident(name, at, **changes), 1)
+
+
+def event(name: str, at: int = NOON, **changes: Any) -> EventRecord:
+    values: dict[str, Any] = {"received_at": at, "kind": "marker"}
+    return EventRecord(event=name, at=at, **(values | changes))
+
+
+def event_row(name: str, at: int = NOON, **changes: Any) -> bytes:
+    return rows.encode_event(event(name, at, **changes), 1)
+
+
+def outcome(call_id: str, name: str = "outcome-1", **changes: Any) -> OutcomeRecord:
+    values: dict[str, Any] = {"received_at": NOON}
+    return OutcomeRecord(call_id=call_id, outcome=name, **(values | changes))
+
+
+def outcome_row(call_id: str, name: str = "outcome-1", **changes: Any) -> bytes:
+    return rows.encode_outcome(outcome(call_id, name, **changes), 1)
+
+
 def filled(kind: type[msgspec.Struct]) -> Any:
     def value(number: int, name: str, annotation: Any) -> Any:
         if name == "at" or name.endswith("_at"):
             return NOON + number
-        if name == "evidence":
+        if name.endswith("_buckets"):
+            return (0, number, 2**31 - 1, 0)
+        if name == "counts":
+            return (0, number, 2**31 - 1, 0)
+        if name in {"evidence", "data"}:
             return '{"evidence": ["ü", 1.5]}'
         if name.endswith("_ip"):
             return "2001:db8::1" if number % 2 else "192.0.2.7"
@@ -212,9 +279,12 @@ def filled(kind: type[msgspec.Struct]) -> Any:
             str | None: f"{name} ü",
             int: number,
             int | None: number,
+            float: number + 0.25,
             float | None: number + 0.25,
             bool: True,
+            bool | None: True,
             tuple[int, ...]: (number, 2**40),
+            tuple[float, ...]: (number + 0.25, -1e-300),
             tuple[str, ...]: (name, "ß"),
         }
         return by_type[annotation]
@@ -224,7 +294,7 @@ def filled(kind: type[msgspec.Struct]) -> Any:
 
 
 def bare(kind: type[msgspec.Struct]) -> Any:
-    by_type: dict[Any, Any] = {str: "", int: 0}
+    by_type: dict[Any, Any] = {str: "", int: 0, tuple[int, ...]: ()}
     fields = [field for field in msgspec.structs.fields(kind) if field.required]
     return kind(**{field.name: by_type[field.type] for field in fields})
 
@@ -233,6 +303,9 @@ def as_stored(record: msgspec.Struct) -> dict[str, Any]:
     values = msgspec.structs.asdict(record)
     if isinstance(record, ConversationRecord):
         values["call_id"] = record.call_ids[0] if record.call_ids else ""
+    for name in [name for name in values if name.endswith("_buckets")]:
+        used = [n for n, value in enumerate(values[name], start=1) if value]
+        values[name] = values[name][: used[-1]] if used else None
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 

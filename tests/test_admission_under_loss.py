@@ -178,7 +178,7 @@ class Network:
         )
         windows = Windows((GLOBAL, *SCOPES))
         self.admission = Admission(self._policy, COHORTS, windows, self.leases)
-        self.pipeline.watch(setups=False)
+        self.pipeline.watch(moves=True, setups=False)
         self.pipeline.calls.warming_until = self.now + 60.0
         self.pipeline.calls.hold_partials_until = self.now + 60.0
         self.down, self.told = False, set()

@@ -137,10 +137,10 @@ async def test_a_bug_in_a_turn_costs_that_turn_of_admission_and_nothing_else(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(world.pipeline, "moves", fail)
-    assert world.one.after_turn([], 1.0) == []
+    assert world.one.after_turn([], [], 1.0) == []
     assert world.one.faults == 1
     monkeypatch.undo()
-    assert world.one.after_turn([], 1.0) == []
+    assert world.one.after_turn([], [], 1.0) == []
     assert world.one.faults == 1
 
 

@@ -629,8 +629,8 @@ async def test_a_reload_puts_in_force_who_may_speak_and_how_long_rows_are_kept(
         memory = one.figures().memory
         assert memory is not None
         assert memory.ceiling_bytes == 256 << 20
-        assert one._store is not None
-        assert one._store.settings.retention_days["messages"] == 2
+        assert one.store is not None
+        assert one.store.settings.retention_days["messages"] == 2
 
 
 @pytest.mark.usefixtures("collector")

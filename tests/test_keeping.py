@@ -7,9 +7,21 @@ from sipsidecar.batch import Waiting
 from sipsidecar.calls.events import MediaRecord, QualityInterval
 from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
-from sipsidecar.keeping import RowMaker
+from sipsidecar.keeping import Kept, RowMaker
 from sipsidecar.pipeline import Pipeline, Stored
-from stored import NOON, admission, conversation, leg, state
+from stored import (
+    KINDS,
+    NOON,
+    admission,
+    bare,
+    conversation,
+    event,
+    incident,
+    kpi,
+    leg,
+    outcome,
+    state,
+)
 
 NOW = 1_795_000_000_000_000
 
@@ -152,6 +164,31 @@ def test_refusals_and_changes_of_state_become_rows_that_account_for_no_packet() 
         "admissions": [rows.encode_admission(admission("a@b"), 3)],
         "admission_states": [rows.encode_state(state("acme-asr"), 3)],
     }
+
+
+def test_figures_incidents_events_and_outcomes_become_rows_and_later_incidents_replace() -> None:
+    kept = waiting()
+    first, second = incident("5xx-1"), incident("5xx-1", revision=1)
+    some: list[Kept] = [kpi(), event("e-1"), outcome("a@b"), first, second]
+    RowMaker(kept, 3, messages=True).add(some, 0.0)
+    assert sum(kept.packets_waiting.values()) == 0
+    batch = kept.take()
+    assert batch is not None
+    assert {t: [row.data for row in found] for t, found in batch.tables.items()} == {
+        "kpi_minute": [rows.encode_kpi(kpi(), 3)],
+        "events": [rows.encode_event(event("e-1"), 3)],
+        "outcomes": [rows.encode_outcome(outcome("a@b"), 3)],
+        "incidents": [rows.encode_incident(one, 3) for one in (first, second)],
+    }
+    assert batch.replaced == [rows.Replaced("incidents", "", "", "5xx-1", NOON, 3, 1)]
+
+
+@pytest.mark.parametrize("table", KINDS)
+def test_every_kind_of_record_goes_to_its_own_table(table: str) -> None:
+    kept = waiting()
+    some: list[Any] = [bare(KINDS[table][0])]
+    RowMaker(kept, 3, messages=True).add(some, 0.0)
+    assert list(taken(kept)) == [table]
 
 
 def test_intervals_that_are_not_wanted_become_no_rows() -> None:

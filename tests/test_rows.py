@@ -18,7 +18,10 @@ from sipsidecar.calls.events import (
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.signals.alarms import EventRecord, IncidentRecord, OutcomeRecord
+from sipsidecar.signals.baseline import BaselineHour
 from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
+from sipsidecar.signals.minutes import CodeMinute, KpiMinute
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 STAMP = 1_785_000_000_123_456
@@ -34,6 +37,12 @@ ENCODERS: list[tuple[str, type[msgspec.Struct], Any]] = [
     ("pings", PingRecord, rows.encode_ping),
     ("admissions", AdmissionRecord, rows.encode_admission),
     ("admission_states", StateRecord, rows.encode_state),
+    ("kpi_minute", KpiMinute, rows.encode_kpi),
+    ("code_minute", CodeMinute, rows.encode_code),
+    ("baseline_hours", BaselineHour, rows.encode_baseline),
+    ("incidents", IncidentRecord, rows.encode_incident),
+    ("events", EventRecord, rows.encode_event),
+    ("outcomes", OutcomeRecord, rows.encode_outcome),
 ]
 
 
@@ -371,6 +380,101 @@ def test_fields_of_a_change_of_state_are_encoded_by_their_types() -> None:
     assert (fields["state"], fields["previous"]) == (b"closed", b"open")
     assert fields["value"] == struct.pack(">d", 31.5)
     assert fields["measure"] is None
+
+
+def int4_array(*values: int) -> bytes:
+    head = struct.pack(">iiiii", 1, 0, 23, len(values), 1)
+    return head + b"".join(struct.pack(">ii", 4, value) for value in values)
+
+
+def kpi(**changes: Any) -> dict[str, bytes | None]:
+    values: dict[str, Any] = {"received_at": STAMP, "minute_at": STAMP - 7, "source": "trunk"}
+    return split("kpi_minute", rows.encode_kpi(KpiMinute(**(values | changes)), 1))
+
+
+def test_fields_of_a_minute_are_encoded_by_their_types() -> None:
+    row = kpi(trunk="acme", attempts=3, talk_seconds=1.5, pdd_buckets=(0, 2, 1))
+    assert (row["call_id"], row["source"], row["trunk"], row["codec"]) == (
+        b"", b"trunk", b"acme", b"",
+    )  # fmt: skip
+    assert row["minute_at"] == int8(STAMP - 7 - EPOCH)
+    assert row["attempts"] == struct.pack(">i", 3)
+    assert row["talk_seconds"] == struct.pack(">d", 1.5)
+    assert row["pdd_buckets"] == int4_array(0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "kept"),
+    [
+        ((), None),
+        ((0, 0, 0), None),
+        ((0, 0, 5), int4_array(0, 0, 5)),
+        ((1, 0, 2, 0, 0), int4_array(1, 0, 2)),
+        ((2**40,), int4_array(2**31 - 1)),
+    ],
+)
+def test_buckets_are_stored_without_zeros_at_the_end_and_empty_ones_as_null(
+    buckets: tuple[int, ...], kept: bytes | None
+) -> None:
+    assert kpi(loss_buckets=buckets)["loss_buckets"] == kept
+
+
+def test_the_final_code_of_a_minute_is_a_small_number_and_0_when_unknown() -> None:
+    record = CodeMinute(received_at=STAMP, minute_at=STAMP, source="call", code=0, count=2)
+    row = split("code_minute", rows.encode_code(record, 1))
+    assert (row["code"], row["count"]) == (bytes(2), struct.pack(">i", 2))
+
+
+def test_the_name_of_a_series_may_be_longer_than_other_words() -> None:
+    series = "trunk:" + ",".join(f"{name}={'x' * 64}" for name in ("tenant", "trunk", "agent")) * 3
+    record = BaselineHour(
+        received_at=STAMP, hour_at=STAMP, series=series, minutes=60, total=5, answered=4,
+        effective=4, counts=(1, 0, 0),
+    )  # fmt: skip
+    row = split("baseline_hours", rows.encode_baseline(record, 1))
+    assert row["series"] == series.encode()
+    assert row["counts"] == int4_array(1, 0, 0)
+    assert row["pdd_p95_ms"] is None
+
+
+@pytest.mark.parametrize(("said", "kept"), [(None, None), (True, b"\1"), (False, b"\0")])
+def test_what_was_not_said_of_a_call_is_null_and_not_no(
+    said: bool | None, kept: bytes | None
+) -> None:
+    record = OutcomeRecord(call_id="a@b", received_at=STAMP, outcome="o-1", completed=said)
+    row = split("outcomes", rows.encode_outcome(record, 1))
+    assert (row["completed"], row["transferred"], row["agent"]) == (kept, None, None)
+
+
+def test_what_a_poster_said_of_an_event_is_a_document_and_its_text_is_clean() -> None:
+    record = EventRecord(
+        received_at=STAMP, event="marker-1", at=STAMP - 9, kind="marker", text="a\0b" * 900,
+        data='{"version": "1.4"}',
+    )  # fmt: skip
+    row = split("events", rows.encode_event(record, 1))
+    assert row["data"] == b'\1{"version":"1.4"}'
+    assert row["text"] is not None
+    assert row["text"].startswith(b"a\\x00ba")
+    assert len(row["text"]) == rows.LONG_TEXT_CAP
+    assert row["severity"] is None
+
+
+def incident(name: str = "5xx-1", **changes: Any) -> IncidentRecord:
+    values: dict[str, Any] = {
+        "received_at": STAMP,
+        "category": "5xx",
+        "severity": "page",
+        "opened_at": STAMP,
+        "last_seen_at": STAMP,
+    }
+    return IncidentRecord(incident=name, **(values | changes))
+
+
+def test_a_later_revision_of_an_incident_names_it_as_it_was_stored() -> None:
+    assert rows.replaced(incident(), 3) is None
+    assert rows.replaced(incident("5xx\0", revision=2), 3) == rows.Replaced(
+        "incidents", "", "", r"5xx\x00", STAMP, 3, 2
+    )
 
 
 def test_a_code_that_is_none_of_sips_is_brought_into_its_columns_range() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sipsidecar.calls.events import CallRecord, Cohort, MediaRecord, Sighted
+from sipsidecar.calls.events import CallRecord, Cohort, MediaRecord, Setup, Sighted
 from sipsidecar.config import Config, parse_address
 from sipsidecar.edges import host
 from sipsidecar.edges.kamailio.evapi import KamailioAsk
@@ -149,7 +149,11 @@ class Admitting:
         self._at_work = True
         self._told_until = 0.0
         self._telling: asyncio.TimerHandle | None = None
-        pipeline.watch(setups=any(rule.kind == "quality" for rule in said.rules))
+
+    @property
+    def judges_setups(self) -> bool:
+        """Whether a rule is about how setups end: then it must be told of them."""
+        return any(rule.kind == "quality" for rule in self._config.admission.rules)
 
     async def open(self) -> None:
         """Begin to listen for those who ask by connecting."""
@@ -219,7 +223,6 @@ class Admitting:
         known = Signals(_signals(config.admission.rules))
         known.take_over(self._signals)
         self._signals = known
-        self._pipeline.watch(setups=any(rule.kind == "quality" for rule in config.admission.rules))
 
     def _unready(self, rules: Sequence[Rule]) -> list[str]:
         """What new rules are about and this run does not have: all but rules stays as it was."""
@@ -241,26 +244,27 @@ class Admitting:
     # -- what happens
 
     def after_turn(
-        self, outputs: Sequence[Output], now: float
+        self, outputs: Sequence[Output], setups: Sequence[Setup], now: float
     ) -> list[AdmissionRecord | StateRecord]:
         """Take in what the pipeline learned; returns rows to store."""
         try:
-            return self._take_in(outputs, now)
+            return self._take_in(outputs, setups, now)
         except Exception as error:  # noqa: BLE001 -- a bug costs a turn of admission, not of capture
             self._fault("a turn", error)
             return []
 
     def _take_in(
-        self, outputs: Sequence[Output], now: float
+        self, outputs: Sequence[Output], setups: Sequence[Setup], now: float
     ) -> list[AdmissionRecord | StateRecord]:
         moves = self._pipeline.moves()
         if moves:
             self.admission.receive_moves(moves, now, time.time_ns() // 1000)
         # What a fallback makes of a call says nothing of the trunk that it was kept from.
         elsewhere = self.admission.is_elsewhere
-        for setup in self._pipeline.setups():
-            if not elsewhere(setup.call.call_id):
-                self._windows.receive_setup(setup, now)
+        if setups and self.judges_setups:
+            for setup in setups:
+                if not elsewhere(setup.call.call_id):
+                    self._windows.receive_setup(setup, now)
         ended: dict[tuple[str, str], CallRecord] = {}
         for record in outputs:
             if isinstance(record, CallRecord) and not (
@@ -283,6 +287,10 @@ class Admitting:
             if isinstance(row, StateRecord) and row.by == "rule":  # an operator's are said below
                 _say(row, self.admission.standing.rule(row.rule))
         return rows
+
+    def is_elsewhere(self, call_id: str) -> bool:
+        """Whether this call was sent to a fallback route."""
+        return self.admission.is_elsewhere(call_id)
 
     async def _look(self) -> None:
         """Every rule's reading, once a second."""

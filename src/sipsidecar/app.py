@@ -43,6 +43,8 @@ from sipsidecar.gate import Gate
 from sipsidecar.keeping import RowMaker
 from sipsidecar.pipeline import Pipeline
 from sipsidecar.privacy import Mask
+from sipsidecar.signals.alarms import EventRecord, IncidentRecord
+from sipsidecar.signals.baseline import BaselineHour
 from sipsidecar.signals.cohort import Cohorts
 from sipsidecar.signals.memory import Governor
 from sipsidecar.signals.snapshot import (
@@ -55,6 +57,7 @@ from sipsidecar.signals.snapshot import (
     StorageFigures,
 )
 from sipsidecar.switchboard import Switchboard
+from sipsidecar.watching import Watching
 
 TIMER_TICK = 0.05
 LAG_WINDOW = 5.0
@@ -76,6 +79,10 @@ DRAIN_SECONDS = 30.0
 FREE_PORT_TRIES = 20
 COMPLAIN_EVERY = 60.0
 PROBE_EVERY = 1.0
+LEARNED_US = 28 * 86_400_000_000
+"""How far back what is normal is looked for."""
+SHOWN_US = 86_400_000_000
+"""The same for the timeline in memory."""
 LATE_SECONDS = 3.0
 """How much later than the settle time a recorded call may have been heard of to be restored, too:
 more would cost a restart under load more than late facts are worth."""
@@ -165,7 +172,7 @@ def postgres_settings(config: Config, dsn: str) -> PostgresSettings:
 def access_of(config: Config) -> Access:
     """Who may ask over HTTP."""
     http = config.http
-    return Access(http.read_tokens, http.operate_tokens, http.hosts)
+    return Access(http.read_tokens, http.operate_tokens, http.hosts, http.post_tokens)
 
 
 def _contexts(certificate: str, key: str, client_ca: str = "") -> Callable[[], SSLContext]:
@@ -206,7 +213,7 @@ class Sidecar:
             intervals=config.quality.store_intervals,
         )
         self._embedded: EmbeddedPostgres | None = None
-        self._store: Postgres | None = None
+        self.store: Postgres | None = None
         self._spool: Spool | None = None
         self._writer: Writer | None = None
         self._udp = UdpCapture(self.pipeline.receive, after_turn=self._after_turn)
@@ -230,7 +237,19 @@ class Sidecar:
                 asked=self._hurry,
                 disks=disks,
             )
-        self._metrics = Metrics(self.figures)
+        self._watching: Watching | None = None
+        if config.kpi.enabled:
+            self._watching = Watching(
+                config,
+                cohorts,
+                self.pipeline,
+                _Left(self),
+                elsewhere=self._admitting.is_elsewhere if self._admitting else lambda _: False,
+                switches=self._switchboard.pushes,
+            )
+            self._switchboard.tell = functools.partial(self._watching.happened, "switch")
+        self._watch()
+        self._metrics = Metrics(self.figures, heplify_names=config.kpi.heplify_names)
         http = config.http
         self._http = HttpServer(
             self.figures,
@@ -238,6 +257,7 @@ class Sidecar:
             self._live_calls,
             switches=self._switchboard.page,
             admission=self._admitting,
+            watch=self._watching,
             access=access_of(config),
             reload=reload,
             tls=_contexts(http.tls_certificate, http.tls_key) if http.tls_certificate else None,
@@ -284,10 +304,10 @@ class Sidecar:
         else:
             self._embedded = EmbeddedPostgres(data_directory(config), binaries=binaries_of(config))
             self.dsn = await self._embedded.start()
-        self._store = Postgres(postgres_settings(config, self.dsn))
+        self.store = Postgres(postgres_settings(config, self.dsn))
         away = False
         try:
-            await self._store.open(floor=time.time_ns() // 1000)
+            await self.store.open(floor=time.time_ns() // 1000)
         except StoreUnavailable as error:
             if not config.spool.max_bytes:
                 raise
@@ -304,7 +324,7 @@ class Sidecar:
             await spool.open()
             self._spool = spool
         self._writer = Writer(
-            self._store,
+            self.store,
             self.waiting,
             self._spool,
             life=secrets.randbits(63),
@@ -312,7 +332,7 @@ class Sidecar:
             crowded=self._crowded,
         )
         self._writer.up = not away
-        self._writer.begin(self._store.first_sequence)
+        self._writer.begin(self.store.first_sequence)
         began = self._loop.time()
         self.pipeline.calls.warming_until = began + config.calls.warming_seconds
         self.pipeline.calls.hold_partials_until = began + HOLD_SECONDS
@@ -326,6 +346,8 @@ class Sidecar:
         if self._admitting is not None:
             await self._admitting.open()
             self._tasks += self._admitting.tasks()
+        if self._watching is not None:
+            self._tasks += self._watching.tasks()
 
     async def _listen(self, host: str, port: int) -> tuple[str, int]:
         """UDP and TCP on one port: a free one for UDP may be taken for TCP, then the next will do."""
@@ -372,10 +394,13 @@ class Sidecar:
         self._http.access = access_of(config)
         self._governor.ceiling = config.limits.memory_bytes
         self.pipeline.calls.warming_until = self._started + config.calls.warming_seconds
-        if self._store is not None:
-            self._store.settings = postgres_settings(config, self.dsn)
+        if self.store is not None:
+            self.store.settings = postgres_settings(config, self.dsn)
         if self._admitting is not None:
             self._admitting.reload(config)
+        if self._watching is not None:
+            self._watching.reload(config)
+        self._watch()
         return plan
 
     async def drain(self) -> int:
@@ -391,6 +416,8 @@ class Sidecar:
             await self._tcp.drain()
             self.pipeline.drain(self._loop.time())
             self._after_turn()
+            if self._watching is not None:
+                self._rows.add(self._watching.drain(), self._loop.time())
             if self._writer is not None:
                 if not self._writer.up and self._spool is None:
                     log.warning(
@@ -412,20 +439,31 @@ class Sidecar:
     async def _close(self) -> None:
         self._udp.drain()
         await self._tcp.drain()
+        if self._watching is not None:  # who is told of incidents is told of the last ones
+            await self._watching.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._admitting is not None:
             await self._admitting.close()
         await self._http.close()
-        if self._store is not None:
-            await self._store.close()
+        if self.store is not None:
+            await self.store.close()
         if self._spool is not None:
             await self._spool.close()
         if self._embedded is not None:
             await self._embedded.stop()
 
     # -- between the parts
+
+    def _watch(self) -> None:
+        """Have the pipeline tell what somebody here wants to know, and no more: it costs time."""
+        admitting = self._admitting
+        self.pipeline.watch(
+            moves=admitting is not None,
+            setups=self._watching is not None
+            or (admitting is not None and admitting.judges_setups),
+        )
 
     def _hurry(self) -> None:
         """Somebody asks about calls: an answer must not wait for long turns."""
@@ -446,10 +484,17 @@ class Sidecar:
         outputs = self.pipeline.records()
         if outputs:
             self._rows.add(outputs, now)
+        setups = self.pipeline.setups()
+        if self._watching is not None:
+            noted = self._watching.after_turn(outputs, setups)
+            if noted:
+                self._rows.add(noted, now)
         if self._admitting is not None:
-            decided = self._admitting.after_turn(outputs, now)
+            decided = self._admitting.after_turn(outputs, setups, now)
             if decided:
                 self._rows.add(decided, now)
+                if self._watching is not None:
+                    self._watching.decided(decided)
 
     async def _tick(self) -> None:
         """Timers of calls, memory, and how late the loop is."""
@@ -546,11 +591,11 @@ class Sidecar:
 
     async def _maintain(self) -> None:
         """Partitions and retention, whenever it is time."""
-        assert self._store is not None
+        assert self.store is not None
         while True:
             every = self.config.retention.check_seconds
             try:
-                done = await self._store.maintain(time.time_ns() // 1000, interval_s=every)
+                done = await self.store.maintain(time.time_ns() // 1000, interval_s=every)
             except StoreError as error:
                 log.warning("partitions and retention were not looked after: %s", error)
             else:
@@ -563,7 +608,7 @@ class Sidecar:
 
     async def _rebuild(self) -> None:
         """Take up the calls that an earlier life left open, once all that it left is in the database."""
-        config, store, spool = self.config, self._store, self._spool
+        config, store, spool = self.config, self.store, self._spool
         assert store is not None
         began_us = time.time_ns() // 1000
         if self._rebuilding:
@@ -635,6 +680,7 @@ class Sidecar:
             http_events=dict(self._http.counters),
             switches=self._switchboard.figures(now),
             admission=self._admitting.figures() if self._admitting is not None else None,
+            watch=self._watching.figures() if self._watching is not None else None,
         )
 
     def _storage(self) -> StorageFigures:
@@ -681,6 +727,38 @@ class Sidecar:
         names = ("call_id", "started_at", "from_user", "to_user", "src_ip", "dst_ip", "pdd_ms")
         fields = msgspec.structs.asdict(record)
         return {"state": state, **{name: fields[name] for name in names}}
+
+
+class _Left:
+    """What an earlier life of this sidecar left in the database, once that is there."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+
+    async def _where(self) -> PostgresSettings:
+        while True:
+            store = self._sidecar.store
+            if store is not None:
+                try:
+                    await store.open()
+                except StoreError:
+                    pass  # the writer says it
+                else:
+                    return store.settings
+            await asyncio.sleep(PROBE_EVERY)
+
+    async def baseline(self) -> list[BaselineHour]:
+        since_us = time.time_ns() // 1000 - LEARNED_US
+        where = await self._where()
+        return await postgres.find_baseline(where, where.node_id, since_us)
+
+    async def incidents(self) -> list[IncidentRecord]:
+        where = await self._where()
+        return await postgres.find_open_incidents(where, where.node_id)
+
+    async def events(self, limit: int) -> list[EventRecord]:
+        at_us = time.time_ns() // 1000
+        return await postgres.find_timeline(await self._where(), at_us - SHOWN_US, at_us, limit)
 
 
 def _sum(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, int]:

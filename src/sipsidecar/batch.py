@@ -13,14 +13,16 @@ import msgspec
 from sipsidecar.rows import Replaced
 
 WORTH = (
-    "messages", "quality_intervals", "quarantine", "pings", "registrations", "media", "admissions",
-    "attempts", "conversations", "legs", "admission_states", "calls",
+    "messages", "quality_intervals", "quarantine", "pings", "registrations", "media",
+    "code_minute", "kpi_minute", "admissions", "attempts", "conversations", "legs", "outcomes",
+    "baseline_hours", "admission_states", "events", "incidents", "calls",
 )  # fmt: skip
 """The tables, what is worth least first: the order in which rows are given up for room.
 
 What `quality_intervals` says over time, `media` says in sum; `conversations` can be put together
-from `legs`. Of a refusal the Reason in `calls` still names the rule; changes of rules' states are
-few, and said nowhere else.
+from `legs`; what `kpi_minute` and `code_minute` say can be added up again from what comes after
+them, as long as that is kept. Of a refusal the Reason in `calls` still names the rule. Outcomes of
+calls, what is normal, changes of rules' states, events and incidents are few, and said nowhere else.
 """
 ROW_OVERHEAD = 120
 """Bytes of Python objects per waiting row, so that the bound is about memory, not payload."""

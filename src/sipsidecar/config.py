@@ -342,6 +342,9 @@ class AdmissionSettings(msgspec.Struct, frozen=True):
 class Kpi(msgspec.Struct, frozen=True):
     """Figures per minute and cohort."""
 
+    enabled: Annotated[
+        bool, _meta("Keep figures per minute; without them nothing is detected, and no incident")
+    ] = True
     max_cohorts: Annotated[
         int, _meta("Combinations of labels in one minute; more count as `other`", 10, 100_000)
     ] = 2000
@@ -687,6 +690,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "detect.slos": check_slos,
     "detect.severities": _check_severities,
     "otel.endpoint": _check_endpoint,
+    "alerts.link": _check_endpoint,
 }
 
 

@@ -1,6 +1,7 @@
 """What leaves the pipeline to rows that wait for the database."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from sipsidecar import rows
 from sipsidecar.batch import Waiting
@@ -17,8 +18,37 @@ from sipsidecar.calls.events import (
 from sipsidecar.calls.legs import Unjoined
 from sipsidecar.calls.table import Retraction
 from sipsidecar.pipeline import Output, Stored
+from sipsidecar.signals.alarms import EventRecord, IncidentRecord, OutcomeRecord
+from sipsidecar.signals.baseline import BaselineHour
 from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
+from sipsidecar.signals.minutes import CodeMinute, KpiMinute
 from sipsidecar.wire import hep
+
+Kept: TypeAlias = (
+    Output
+    | AdmissionRecord
+    | StateRecord
+    | KpiMinute
+    | CodeMinute
+    | BaselineHour
+    | IncidentRecord
+    | EventRecord
+    | OutcomeRecord
+)
+"""Whatever becomes rows, or takes some back."""
+
+_SAID_ONCE: dict[type, tuple[str, Callable[[Any, int], bytes]]] = {
+    RegistrationRecord: ("registrations", rows.encode_registration),
+    PingRecord: ("pings", rows.encode_ping),
+    AdmissionRecord: ("admissions", rows.encode_admission),
+    StateRecord: ("admission_states", rows.encode_state),
+    KpiMinute: ("kpi_minute", rows.encode_kpi),
+    CodeMinute: ("code_minute", rows.encode_code),
+    BaselineHour: ("baseline_hours", rows.encode_baseline),
+    EventRecord: ("events", rows.encode_event),
+    OutcomeRecord: ("outcomes", rows.encode_outcome),
+}
+"""Records that no later one replaces: their table, and how they become a row."""
 
 
 class RowMaker:
@@ -75,7 +105,7 @@ class RowMaker:
             else:
                 waiting.packets_dropped["messages", "not-configured"] += m.packets
 
-    def add(self, outputs: Sequence[Output | AdmissionRecord | StateRecord], now: float) -> None:
+    def add(self, outputs: Sequence[Kept], now: float) -> None:
         """Records, and what they replace."""
         waiting, node_id = self._waiting, self._node_id
         for record in outputs:
@@ -98,16 +128,14 @@ class RowMaker:
             elif isinstance(record, ConversationRecord):
                 row = rows.encode_conversation(record, node_id)
                 waiting.add("conversations", row, now, replaces=rows.replaced(record, node_id))
-            elif isinstance(record, RegistrationRecord):
-                waiting.add("registrations", rows.encode_registration(record, node_id), now)
-            elif isinstance(record, PingRecord):
-                waiting.add("pings", rows.encode_ping(record, node_id), now)
-            elif isinstance(record, AdmissionRecord):
-                waiting.add("admissions", rows.encode_admission(record, node_id), now)
-            elif isinstance(record, StateRecord):
-                waiting.add("admission_states", rows.encode_state(record, node_id), now)
-            else:
+            elif isinstance(record, IncidentRecord):
+                row, gone = rows.encode_incident(record, node_id), rows.replaced(record, node_id)
+                waiting.add("incidents", row, now, replaces=gone)
+            elif isinstance(record, Retraction | Unjoined):
                 waiting.retract(_gone(record, node_id), now)
+            else:
+                table, encode = _SAID_ONCE[type(record)]
+                waiting.add(table, encode(record, node_id), now)
 
 
 def _gone(record: Retraction | Unjoined, node_id: int) -> rows.Replaced:

@@ -346,9 +346,9 @@ class Pipeline:
             self._count(record)
         return found
 
-    def watch(self, *, setups: bool) -> None:
-        """Tell from now on of live states, and of what becomes of setups if they are wanted."""
-        self.calls.watch = True
+    def watch(self, *, moves: bool = False, setups: bool = False) -> None:
+        """Tell from now on of live states, and of what becomes of setups, as they are wanted."""
+        self.calls.watch = moves
         self.calls.tell_setups = setups
 
     def moves(self) -> list[Move]:

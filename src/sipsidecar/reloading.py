@@ -106,6 +106,7 @@ RELOADABLE = {
     "admission.quiet_seconds": False,
     "admission.waited_ms": True,
     "admission.fail_closed": False,
+    "kpi.enabled": False,
     "kpi.max_cohorts": False,
     "kpi.heplify_names": False,
     "trunks.peers": False,

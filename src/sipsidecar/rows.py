@@ -25,7 +25,10 @@ from sipsidecar.calls.events import (
     QualityInterval,
     RegistrationRecord,
 )
+from sipsidecar.signals.alarms import EventRecord, IncidentRecord, OutcomeRecord
+from sipsidecar.signals.baseline import BaselineHour
 from sipsidecar.signals.decisions import AdmissionRecord, StateRecord
+from sipsidecar.signals.minutes import CodeMinute, KpiMinute
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What a COPY stream begins with: signature, flags, length of the header extension."""
@@ -37,7 +40,7 @@ TRAILER = b"\xff\xff"
 CALL_ID_CAP = 512
 TAG_CAP = 256
 BRANCH_CAP = 256
-"""Of a branch, a stream's name, and the UUID of a leg."""
+"""Of a branch, a stream's name, the UUID of a leg, the name of an incident or an event."""
 TEXT_CAP = 256
 LONG_TEXT_CAP = 1024
 JSON_CAP = 1 << 14
@@ -139,6 +142,10 @@ def _boolean(value: bool) -> bytes:
     return b"\0\0\0\1\1" if value else b"\0\0\0\1\0"
 
 
+def _answer(value: bool | None) -> bytes:
+    return _NULL if value is None else _boolean(value)
+
+
 @functools.lru_cache(maxsize=16_384)
 def _inet(ip: str | None) -> bytes:
     if ip is None:
@@ -190,9 +197,20 @@ def _json_object(value: str | None) -> bytes:
     return _pack_length(1 + len(raw)) + b"\1" + raw  # 1: version of jsonb's binary form
 
 
+def _buckets(values: tuple[int, ...] | None) -> bytes:
+    """Encode how many are in each bucket: without zeros at the end, NULL when there are only those."""
+    if not values or not any(values):
+        return _NULL
+    used = len(values)
+    while not values[used - 1]:
+        used -= 1
+    return _counts(values[:used])
+
+
 _int2 = _integer("h")
 _int4 = _integer("i")
 _int8 = _integer("q")
+_counts = _array(23, _int4)
 _short_text = _text(TEXT_CAP)
 _long_text = _text(LONG_TEXT_CAP)
 _call_id = _key(CALL_ID_CAP)
@@ -200,11 +218,11 @@ _word = functools.lru_cache(maxsize=1024)(_short_text)
 
 _WORDS = frozenset(
     {
-        "codec", "codec_negotiated", "codec_offered", "dated_by", "delay_source", "direction",
-        "end_source", "final_class", "final_origin", "measure", "mos_codec", "mos_direction",
-        "mos_grade", "mos_kind", "mos_scale", "node", "peer_mos_source", "region", "released_by",
-        "rule", "scope", "scope_value", "segment", "source", "tenant", "time_source", "transport",
-        "trunk", "unrated", "verdict", "way",
+        "agent", "carrier", "codec", "codec_negotiated", "codec_offered", "dated_by",
+        "delay_source", "direction", "end_source", "final_class", "final_origin", "measure",
+        "mos_codec", "mos_direction", "mos_grade", "mos_kind", "mos_scale", "node",
+        "peer_mos_source", "region", "released_by", "rule", "scope", "scope_value", "segment",
+        "source", "tenant", "time_source", "transport", "trunk", "unrated", "verdict", "way",
     }
 )  # fmt: skip
 """Columns that hold the same few words in nearly all rows."""
@@ -217,10 +235,16 @@ _BY_NAME: dict[str, _Encoder] = {
     **dict.fromkeys(_WORDS, _word),
     "uuid": _key(BRANCH_CAP),
     "conversation": _key(BRANCH_CAP),
+    "incident": _key(BRANCH_CAP),
+    "event": _key(BRANCH_CAP),
+    "outcome": _key(BRANCH_CAP),
+    "series": _key(LONG_TEXT_CAP),  # a word of the configuration for each dimension
     "call_ids": _array(25, _call_id),
     "user_agent": _long_text,
     "final_phrase": _long_text,
     "reason": _long_text,
+    "summary": _long_text,
+    "text": _long_text,
     "final_code": _int2,
     "q850": _int2,
     "sip_code": _int2,
@@ -238,17 +262,22 @@ _BY_NAME: dict[str, _Encoder] = {
     "packets_in": _int8,
     "packets_out": _int8,
     "packets_skipped": _int8,
+    "counts": _counts,
+    "data": _json_object,
     "evidence": _json_object,
 }
-_BY_SUFFIX: dict[str, _Encoder] = {"at": _time, "ip": _inet, "port": _port}
+_BY_SUFFIX: dict[str, _Encoder] = {"at": _time, "ip": _inet, "port": _port, "buckets": _buckets}
 _BY_TYPE: dict[Any, _Encoder] = {
     str: _short_text,
     str | None: _short_text,
     int: _int4,
     int | None: _int4,
+    float: _float8,
     float | None: _float8,
     bool: _boolean,
+    bool | None: _answer,
     tuple[int, ...]: _array(20, _int8),
+    tuple[float, ...]: _array(701, _float8),
     tuple[str, ...]: _array(25, _short_text),
 }
 
@@ -292,6 +321,12 @@ _REGISTRATION = _Layout(RegistrationRecord)
 _PING = _Layout(PingRecord)
 _ADMISSION = _Layout(AdmissionRecord)
 _STATE = _Layout(StateRecord)
+_KPI = _Layout(KpiMinute)
+_CODE = _Layout(CodeMinute)
+_BASELINE = _Layout(BaselineHour)
+_INCIDENT = _Layout(IncidentRecord)
+_EVENT = _Layout(EventRecord)
+_OUTCOME = _Layout(OutcomeRecord)
 
 # Numbers first: fixed widths make the row short on disk and one struct of the hot path.
 _MESSAGE_COLUMNS = (
@@ -314,6 +349,12 @@ TABLES: dict[str, tuple[str, ...]] = {
     "pings": _PING.columns,
     "admissions": _ADMISSION.columns,
     "admission_states": _STATE.columns,
+    "kpi_minute": _KPI.columns,
+    "code_minute": _CODE.columns,
+    "baseline_hours": _BASELINE.columns,
+    "incidents": _INCIDENT.columns,
+    "events": _EVENT.columns,
+    "outcomes": _OUTCOME.columns,
     "messages": _MESSAGE_COLUMNS,
     "quarantine": _QUARANTINE_COLUMNS,
 }
@@ -376,6 +417,36 @@ def encode_state(record: StateRecord, node_id: int) -> bytes:
     return _STATE.encode(record, node_id)
 
 
+def encode_kpi(record: KpiMinute, node_id: int) -> bytes:
+    """Encode a row of `kpi_minute`."""
+    return _KPI.encode(record, node_id)
+
+
+def encode_code(record: CodeMinute, node_id: int) -> bytes:
+    """Encode a row of `code_minute`."""
+    return _CODE.encode(record, node_id)
+
+
+def encode_baseline(record: BaselineHour, node_id: int) -> bytes:
+    """Encode a row of `baseline_hours`."""
+    return _BASELINE.encode(record, node_id)
+
+
+def encode_incident(record: IncidentRecord, node_id: int) -> bytes:
+    """Encode a row of `incidents`."""
+    return _INCIDENT.encode(record, node_id)
+
+
+def encode_event(record: EventRecord, node_id: int) -> bytes:
+    """Encode a row of `events`."""
+    return _EVENT.encode(record, node_id)
+
+
+def encode_outcome(record: OutcomeRecord, node_id: int) -> bytes:
+    """Encode a row of `outcomes`."""
+    return _OUTCOME.encode(record, node_id)
+
+
 class Replaced(NamedTuple):
     """The older revisions of one record: same key, a revision below this one."""
 
@@ -383,8 +454,8 @@ class Replaced(NamedTuple):
     call_id: str
     from_tag: str
     part: str
-    """Branch of an attempt, stream of media, UUID of a leg, name of a conversation; empty for a
-    call."""
+    """Branch of an attempt, stream of media, UUID of a leg, name of a conversation or of an incident;
+    empty for a call."""
     received_at: int
     node_id: int
     revision: int
@@ -403,7 +474,13 @@ def clean_key(key: Replaced) -> Replaced:
 
 
 def replaced(
-    record: CallRecord | AttemptRecord | MediaRecord | LegRecord | ConversationRecord, node_id: int
+    record: CallRecord
+    | AttemptRecord
+    | MediaRecord
+    | LegRecord
+    | ConversationRecord
+    | IncidentRecord,
+    node_id: int,
 ) -> Replaced | None:
     """Name what must go when this record is stored; None for a first revision."""
     if record.revision <= 0:
@@ -416,6 +493,8 @@ def replaced(
         table, call_id, tag, part = "media", record.call_id, record.from_tag, record.stream
     elif isinstance(record, LegRecord):
         table, call_id, tag, part = "legs", record.call_id, "", record.uuid
+    elif isinstance(record, IncidentRecord):
+        table, call_id, tag, part = "incidents", record.call_id, "", record.incident
     else:  # by its name alone: the Call-ID may have been learned since
         table, call_id, tag, part = "conversations", "", "", record.conversation
     key = (table, call_id, tag, part, record.received_at, node_id, record.revision)

@@ -30,6 +30,8 @@ class Switchboard:
 
     def __init__(self, config: Config, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        self.tell: Callable[[str, str], None] = lambda _name, _state: None
+        """Hears of a switch by name: connected, lost or restarted."""
         said = config.freeswitch
         self._watchdog = said.heartbeat_seconds
         self._clients = [
@@ -127,6 +129,7 @@ class Switchboard:
     def _restarted(self, name: str, core_uuid: str) -> None:
         self._pipeline.bridging.legs.forget_switch(name, core_uuid)
         self._pipeline.switches.restarted(name, core_uuid)
+        self.tell(name, "restarted")
 
     def _channels(self, name: str, uuids: list[str]) -> None:
         now = asyncio.get_running_loop().time()
@@ -136,6 +139,7 @@ class Switchboard:
     def _changed(self, state: SwitchState) -> None:
         if state.connected:
             self._pipeline.switches.reconnected(state.name)
+        self.tell(state.name, "connected" if state.connected else "lost")
 
     def _live(self, name: str) -> int:
         return self._pipeline.bridging.legs.live(name)

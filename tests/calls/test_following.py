@@ -39,7 +39,7 @@ class House(World):
 
     def __init__(self, cohorts: Cohorts | None = COHORTS) -> None:
         super().__init__(cohorts=cohorts)
-        self.pipeline.watch(setups=True)
+        self.pipeline.watch(moves=True, setups=True)
         self.moves: list[Move] = []
         self.setups: list[Setup] = []
         self._sequence = itertools.count(1)

@@ -61,6 +61,25 @@ def test_the_trunk_of_the_ingress_hop_counts_before_those_of_attempts() -> None:
     assert [one.trunk for one in world.attempts()] == [OTHER, "c"]
 
 
+def test_carrier_and_agent_of_a_call_are_each_of_the_last_hop_that_has_one() -> None:
+    """The carrier comes before, the agent after the proxy; the failed attempt keeps its own."""
+    world = told(
+        CALLERS,
+        Matcher(trunk="b", carrier="blue", addresses=(B,)),
+        Matcher(trunk="c", agent="bot", addresses=(C,)),
+    )
+    call = world.call()
+    assert (call.trunk, call.carrier, call.agent) == ("c", "blue", "bot")
+    assert [(one.carrier, one.agent) for one in world.attempts()] == [
+        ("blue", OTHER),
+        (OTHER, "bot"),
+    ]
+    world = told(Matcher(carrier="in", agent="caller", sources=(A,)), TRUNK_B, TRUNK_C)
+    assert (world.call().carrier, world.call().agent) == ("in", "caller")
+    # Who made the call is its agent at every hop, but the carrier is that of the hop.
+    assert {(one.carrier, one.agent) for one in world.attempts()} == {(OTHER, "caller")}
+
+
 def test_an_attempt_without_a_trunk_is_passed_over() -> None:
     assert told(CALLERS, TRUNK_B).call().trunk == "b"
     assert told(CALLERS).call().trunk == OTHER
@@ -196,7 +215,7 @@ def test_a_call_without_an_invite_is_nobodys() -> None:
 
 def test_vias_that_name_each_other_leave_the_earliest_for_the_ingress() -> None:
     world = World(cohorts=Cohorts([CALLERS]))
-    world.pipeline.watch(setups=False)
+    world.pipeline.watch(moves=True, setups=False)
     for text, parent in ((FAILOVER[0], "p1"), (FAILOVER[1], "b1")):
         world.send(packet(Line.of(text), "one@example.com", parent=parent))
     assert world.pipeline.moves()[-1].cohort.tenant == "acme"

@@ -387,7 +387,7 @@ class Watched(World):
 
     def __init__(self, timing: Timing | None = None, *, setups: bool = True, **how: object) -> None:
         super().__init__(timing or Timing(settle=2.0), **({"cohorts": COHORTS} | how))
-        self.pipeline.watch(setups=setups)
+        self.pipeline.watch(moves=True, setups=setups)
         self.moves: list[Move] = []
         self.setups: list[Setup] = []
 
@@ -592,7 +592,7 @@ def test_a_restored_call_is_told_and_ends_as_if_nothing_had_been(cut: int, drain
     if drained:
         first.stop()
     second = Life(tables, first.now)
-    second.pipeline.watch(setups=True)
+    second.pipeline.watch(moves=True, setups=True)
     second.rebuild()
     moves = second.pipeline.moves()
     states = ["trying", "ringing", "answered", "answered"]
@@ -620,7 +620,7 @@ def test_the_silence_of_a_restored_call_means_something_if_its_rtcp_was_heard(
     if held:
         first.hear("13.0 A>B INVITE 2/INVITE b4 a x")
     second = Life(tables, 20.0)
-    second.pipeline.watch(setups=False)
+    second.pipeline.watch(moves=True, setups=False)
     second.rebuild()
     alive = second.pipeline.alive("flow@example.com")
     assert alive == Alive(over=False, last_now=20.0, media=media)
@@ -649,7 +649,7 @@ def test_a_call_that_was_recorded_before_a_restart_tells_nothing() -> None:
         first.hear(text)
     first.run_until(5.0)
     second = Life(tables, 6.0)
-    second.pipeline.watch(setups=True)
+    second.pipeline.watch(moves=True, setups=True)
     second.rebuild()
     second.run_out()
     assert (second.pipeline.moves(), second.pipeline.setups()) == ([], [])

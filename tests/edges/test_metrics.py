@@ -21,19 +21,25 @@ from sipsidecar.signals.snapshot import (
     MOS_BOUNDS,
     REPORTS,
     SWITCH_CAPS,
+    TRUNK_STATES,
     UNRATED,
     WRITE_BOUNDS,
     AgentFigures,
     CaptureFigures,
     Figures,
     Histogram,
+    KpiFigures,
+    KpiScope,
     MemoryFigures,
     Snapshot,
     SpoolFigures,
     StorageFigures,
     SwitchFigures,
+    TrunkFigures,
+    WatchFigures,
 )
 from sipsidecar.signals.switches import Switches
+from sipsidecar.signals.trunk import ACTIVE, DISABLED, INACTIVE, TRYING, UNKNOWN
 from sipsidecar.wire import esl, hep
 
 TEXT = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -271,7 +277,8 @@ def test_an_accept_header_of_garbage_gives_a_page() -> None:
 
 
 def test_names_follow_prometheus_conventions() -> None:
-    for family in families(figures(heard(), switches=(SWITCH,)), OPENMETRICS).values():
+    said = figures(heard(), switches=(SWITCH,), watch=WATCH)
+    for family in families(said, OPENMETRICS).values():
         if not family.name.startswith("sipsidecar_"):
             continue
         assert re.fullmatch(r"[a-z][a-z0-9_]*", family.name)
@@ -521,6 +528,201 @@ def after_strangers_switches(count: int) -> Figures:
     return figures(busy(), switches=found.snapshot(1.0))
 
 
+# ------------------------------------------------------------------------------------ what is watched
+
+ACME = KpiScope(
+    scope="trunk",
+    value="acme",
+    counts={"attempts": 8, "answered": 4},
+    ratios={"asr": 0.5, "ner": 0.75},
+    seconds={("pdd", "0.5"): 0.4, ("pdd", "0.95"): 2.5},
+    acd_seconds=61.5,
+    mos={"nb": 4.1},
+    codes={
+        (200, ""): 40, (486, ""): 7, (499, ""): 3, (503, ""): 2, (408, "inferred"): 1,
+        (503, "admission"): 5, (0, ""): 6,
+    },
+    completed=38,
+)  # fmt: skip
+WATCH = WatchFigures(
+    kpi=KpiFigures(
+        window_seconds=300.0,
+        scopes=(
+            KpiScope(scope="global", value="", seconds={("pdd", "0.5"): 0.1}, completed=39),
+            ACME,
+            KpiScope(
+                scope="registrations",
+                value="",
+                seconds={("rrd", "0.5"): 0.02},
+                codes={(200, ""): 9},
+            ),
+        ),
+        limits={"cohorts": 11},
+        left_out=2,
+    ),
+    trunks=(
+        TrunkFigures(
+            name="acme-1",
+            trunk="acme",
+            state="inactive",
+            rtt_ms=25.0,
+            since_seconds=90.0,
+            certificate_days=-0.5,
+            failures=3,
+        ),
+        TrunkFigures(name="acme-2", trunk="acme", state="unknown", own=False),
+    ),
+    incidents={("5xx", "page"): 1, ("trunk-down", "page"): 2},
+    receivers={("duty", "sent"): 4, ("duty", "failed"): 1},
+    events={"trunk": 6},
+    faults=1,
+    folded=3,
+)
+
+
+def test_figures_of_calls_are_shown_by_whose_they_are() -> None:
+    found = values(figures(busy(), watch=WATCH))
+    mine = {key: value for key, value in found.items() if key[0].startswith("kpi_")}
+    finals: dict[tuple[str, ...], float] = {
+        ("kpi_finals_total", what, scope, value): count
+        for scope, value, counts in (
+            ("trunk", "acme", (40, 0, 11, 2, 0, 6, 5)),
+            ("global", "", (0,) * 7),
+            ("registrations", "", (9, *(0,) * 6)),
+        )
+        for what, count in zip(
+            ("2xx", "3xx", "4xx", "5xx", "6xx", "unknown", "admission"), counts, strict=True
+        )
+    }
+    # label values in the order of their labels' names: class, measure or quantile, scope, value
+    assert (
+        mine
+        == {
+            ("kpi_window_seconds",): 300,
+            ("kpi_setups", "trunk", "acme", "attempts"): 8,
+            ("kpi_setups", "trunk", "acme", "answered"): 4,
+            ("kpi_ratio", "asr", "trunk", "acme"): 0.5,
+            ("kpi_ratio", "ner", "trunk", "acme"): 0.75,
+            ("kpi_mos", "nb", "trunk", "acme"): 4.1,
+            ("kpi_delay_seconds", "pdd", "0.5", "global", ""): 0.1,
+            ("kpi_delay_seconds", "pdd", "0.5", "trunk", "acme"): 0.4,
+            ("kpi_delay_seconds", "pdd", "0.95", "trunk", "acme"): 2.5,
+            ("kpi_delay_seconds", "rrd", "0.5", "registrations", ""): 0.02,
+            ("kpi_acd_seconds", "trunk", "acme"): 61.5,
+            ("kpi_limits_total", "cohorts"): 11,
+            ("kpi_left_out",): 2,
+        }
+        | finals
+    )
+
+
+def test_trunks_incidents_and_alerts_are_shown() -> None:
+    found = values(figures(busy(), watch=WATCH))
+    mine = ("capture", "acme-2"), ("probe", "acme-1")
+    states = {key: value for key, value in found.items() if key[0] == "trunk_state"}
+    assert states == {
+        ("trunk_state", *one, state, "acme"): float(state == now)
+        for one, now in zip(mine, ("unknown", "inactive"), strict=True)
+        for state in TRUNK_STATES
+    }
+    expected = {
+        ("trunk_rtt_seconds", "probe", "acme-1", "acme"): 0.025,
+        ("trunk_state_age_seconds", "probe", "acme-1", "acme"): 90,
+        ("trunk_certificate_left_seconds", "probe", "acme-1", "acme"): -43_200,
+        ("trunk_failures_total", "probe", "acme-1", "acme"): 3,
+        ("trunk_failures_total", "capture", "acme-2", "acme"): 0,
+        ("incidents_open", "5xx", "page"): 1,
+        ("incidents_open", "trunk-down", "page"): 2,
+        ("alerts_total", "duty", "sent"): 4,
+        ("alerts_total", "duty", "failed"): 1,
+        ("timeline_events_total", "trunk"): 6,
+        ("watch_faults_total",): 1,
+        ("watch_folded_total",): 3,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    # unknown is not zero
+    assert ("trunk_rtt_seconds", "capture", "acme-2", "acme") not in found
+
+
+def test_the_states_of_a_trunk_are_those_that_it_can_have() -> None:
+    assert set(TRUNK_STATES) == {UNKNOWN, ACTIVE, TRYING, INACTIVE, DISABLED}
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+@pytest.mark.parametrize("watch", [WATCH, WatchFigures(), None])
+def test_a_page_with_what_is_watched_is_read_by_prometheus_own_parser(
+    accept: str, watch: WatchFigures | None
+) -> None:
+    found = families(figures(busy(), watch=watch), accept)
+    assert ("sipsidecar_incidents_open" in found) is (watch is not None)
+    assert ("sipsidecar_kpi_ratio" in found) is (watch is WATCH)
+
+
+def heplify(said: Figures, accept: str = TEXT) -> dict[tuple[str, ...], float]:
+    """Samples of heplify-server's names, by their labels in the order of those names."""
+    body, _ = Metrics(lambda: said, heplify_names=True).render(accept)
+    read = openmetrics_parser if accept is OPENMETRICS else parser
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in read.text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if sample.name.startswith("heplify_")
+    }
+
+
+def test_heplify_s_names_are_there_only_when_they_are_wanted() -> None:
+    assert "heplify" not in page(figures(busy(), watch=WATCH))
+    assert {name for name, *_ in heplify(figures(busy(), watch=WATCH))} == {
+        "heplify_packets_total",
+        "heplify_method_response",
+        "heplify_kpi_srd",
+        "heplify_kpi_rrd",
+    }
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_dashboards_for_heplify_find_attempts_and_finals_by_trunk(accept: str) -> None:
+    found = heplify(figures(busy(), watch=WATCH), accept)
+    # labels: method, response, target_name
+    invites = {
+        response: value
+        for (name, *labels), value in found.items()
+        if name == "heplify_method_response" and labels[0] == "INVITE"
+        for response in labels[1:2]
+    }
+    # what was inferred had no message, what nobody saw has no code
+    assert invites == {"INVITE": 64, "200": 40, "486": 7, "other": 3, "503": 7}
+    assert found["heplify_method_response", "BYE", "200", "acme"] == 38
+    assert found["heplify_kpi_srd", "acme"] == 400_000_000
+    assert found["heplify_kpi_rrd", "unknown"] == 20_000_000
+    registers = sum(busy().registrations.values())
+    assert found["heplify_method_response", "REGISTER", "REGISTER", "unknown"] == registers > 0
+    assert found["heplify_packets_total", "sip"] == busy().received_by_kind["sip"]
+
+
+def test_without_trunks_heplify_s_figures_are_those_of_all_calls() -> None:
+    snapshot = busy()
+    kpi = KpiFigures(window_seconds=300.0, scopes=WATCH.kpi.scopes[:1] if WATCH.kpi else ())
+    nothing: dict[tuple[str, ...], float] = {}
+    for watch, extra in ((None, nothing), (WatchFigures(kpi=kpi), {("BYE", "200"): 39.0})):
+        found = heplify(figures(snapshot, watch=watch))
+        finals = {
+            tuple(labels[:2]): value
+            for (name, *labels), value in found.items()
+            if name == "heplify_method_response" and labels[0] in ("INVITE", "BYE")
+        }
+        assert {labels[-1] for (name, *labels) in found if name.startswith("heplify_method")} == {
+            ""
+        }
+        assert finals["INVITE", "INVITE"] == sum(snapshot.finals.values())
+        assert finals["INVITE", "200"] == sum(
+            count
+            for (_, code, origin), count in snapshot.finals.items()
+            if code == "200" and origin not in ("inferred", "esl")
+        )
+        assert {key: value for key, value in finals.items() if key[0] == "BYE"} == extra
+
+
 # -------------------------------------------------------------------------------------- strangers
 
 
@@ -597,6 +799,38 @@ ALLOWED = {
     ("freeswitch_gateways", "state"): set(GATEWAY_STATES),
     ("freeswitch_limits", "cap"): set(SWITCH_CAPS),
     ("freeswitch_connection_events", "event"): {"lost", "errors"},
+    ("incidents_open", "category"): {"5xx", "trunk-down"},
+    ("incidents_open", "severity"): {"page"},
+    ("alerts", "receiver"): {"duty"},
+    ("alerts", "result"): {"sent", "failed"},
+    ("timeline_events", "kind"): {"trunk"},
+    ("trunk_state", "state"): set(TRUNK_STATES),
+    ("kpi_setups", "what"): {"attempts", "answered"},
+    ("kpi_ratio", "measure"): {"asr", "ner"},
+    ("kpi_mos", "scale"): {"nb"},
+    ("kpi_limits", "cap"): {"cohorts"},
+    ("kpi_delay_seconds", "measure"): {"pdd", "rrd"},
+    ("kpi_delay_seconds", "quantile"): {"0.5", "0.95"},
+    ("kpi_finals", "class"): CLASSES | {"admission"},
+    **{
+        (f"kpi_{name}", label): allowed
+        for name in ("setups", "ratio", "mos", "delay_seconds", "acd_seconds", "finals")
+        for label, allowed in (
+            ("scope", {"trunk", "global", "registrations"}),
+            ("value", {"acme", ""}),
+        )
+    },
+    **{
+        (f"trunk_{name}", label): allowed
+        for name in (
+            "state", "rtt_seconds", "state_age_seconds", "certificate_left_seconds", "failures"
+        )
+        for label, allowed in (
+            ("peer", {"acme-1", "acme-2"}),
+            ("trunk", {"acme"}),
+            ("by", {"probe", "capture"}),
+        )
+    },
     **{
         (f"freeswitch_{name}", "switch"): {"fs1", "other"}
         for name in (
@@ -617,8 +851,9 @@ ALLOWED = {
         lambda: after_hostile_input(1000),
         lambda: figures(busy(), switches=(SWITCH,)),
         lambda: after_strangers_switches(300),
+        lambda: figures(busy(), watch=WATCH),
     ],
-    ids=["demo", "media", "hostile", "switch", "hostile-switch"],
+    ids=["demo", "media", "hostile", "switch", "hostile-switch", "watch"],
 )
 def test_every_label_has_a_value_of_a_fixed_set(said: Callable[[], Figures]) -> None:
     for family in families(said()).values():

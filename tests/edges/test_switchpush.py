@@ -203,6 +203,37 @@ async def test_a_route_that_is_no_name_refuses_instead(switch: Switch, times: Ti
     assert "sidecar_route_global" not in switch.variables
 
 
+async def test_a_trunk_that_is_down_is_a_deadline_that_is_renewed_beside_all_others(
+    switch: Switch, times: Times
+) -> None:
+    push = times.pusher(switch)
+    push.show_down(["acme", "b.2", "no name\n"])
+    await turn(push)
+    down = {name for name in switch.variables if "_down_" in name}
+    assert down == {"sidecar_down_until_trunk_acme", "sidecar_down_until_trunk_b.2"}
+    assert switch.variables["sidecar_down_until_trunk_acme"] == "1795168004"
+    push.show([CLOSED], [])
+    times.passed = 1
+    await turn(push)
+    assert switch.variables["sidecar_down_until_trunk_acme"] == "1795168005"
+    assert push.status().entries == 3
+    push.show_down(["acme"])
+    await turn(push)
+    assert switch.variables["sidecar_down_until_trunk_b.2"] == "0"
+    assert switch.variables["sidecar_deny_until_global"] == "1795168005"
+
+
+async def test_the_same_trunks_again_are_nothing_to_hurry_for(switch: Switch, times: Times) -> None:
+    push = times.pusher(switch)
+    push.show_down(["acme"])
+    await turn(push)
+    push._stirred.clear()
+    push.show_down(["acme"])
+    assert not push._stirred.is_set()
+    push.show_down([])
+    assert push._stirred.is_set()
+
+
 async def test_what_is_open_again_is_set_to_0_at_once(switch: Switch, times: Times) -> None:
     push = times.pusher(switch)
     push.show([CLOSED], [])

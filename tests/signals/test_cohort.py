@@ -11,7 +11,7 @@ from sipsidecar.calls.events import OTHER, Cohort, Sighted
 from sipsidecar.signals import cohort as module
 from sipsidecar.signals.cohort import Cohorts, Matcher, MatcherError, check_matchers
 
-DIMENSIONS = ("tenant", "trunk", "direction", "region")
+DIMENSIONS = ("tenant", "trunk", "direction", "region", "carrier", "agent")
 
 
 def trunk_of(matcher: Matcher, **seen: Any) -> str:
@@ -28,7 +28,9 @@ def test_the_first_matcher_that_says_a_dimension_says_it_and_later_ones_say_the_
     )
     seen = Sighted(src_ip="192.0.2.7")
     assert cohorts.of(seen) == Cohort("acme", "seven", "inbound", OTHER, OTHER)
-    assert cohorts.why(seen) == {"tenant": 0, "trunk": 1, "direction": 2, "region": None}
+    assert cohorts.why(seen) == {
+        "tenant": 0, "trunk": 1, "direction": 2, "region": None, "carrier": None, "agent": None,
+    }  # fmt: skip
 
 
 def test_without_matchers_everything_is_other_and_nothing_is_configured() -> None:
@@ -224,6 +226,9 @@ _matchers = st.lists(
         Matcher,
         tenant=st.sampled_from(["", "t1", "t2"]),
         trunk=st.sampled_from(["k1", "k2"]),
+        carrier=st.sampled_from(["", "c1"]),
+        agent=st.sampled_from(["", "a1", "a2"]),
+        ports=st.lists(st.sampled_from([5060, 5080]), max_size=1).map(tuple),
         sources=_some,
         destinations=_some,
         addresses=_some,
@@ -238,6 +243,8 @@ _sighted = st.builds(
     Sighted,
     src_ip=st.sampled_from(ADDRESSES),
     dst_ip=st.sampled_from(ADDRESSES),
+    src_port=st.sampled_from([None, 5060, 9]),
+    dst_port=st.sampled_from([None, 5080, 0]),
     ruri_user=st.sampled_from([None, "1", "123", "2", "b"]),
     to_user=st.sampled_from([None, "a1", "12"]),
     from_user=st.sampled_from([None, "1", "a"]),
@@ -264,6 +271,7 @@ def _matches(one: Matcher, seen: Sighted) -> bool:
             not one.addresses
             or _inside(seen.src_ip, one.addresses)
             or _inside(seen.dst_ip, one.addresses),
+            not one.ports or bool({*one.ports} & {seen.src_port, seen.dst_port}),
             not one.prefixes or called.startswith(one.prefixes),
             not one.callers or caller.startswith(one.callers),
             not one.capture_ids or bool({*one.capture_ids} & {*seen.agent_ids}),
@@ -344,6 +352,10 @@ def test_twenty_matchers_are_asked_in_microseconds() -> None:
         ({"tenant": "other"}, "'other' is the word"),
         ({"trunk": "k", "sources": ("10.0.0.1/8",)}, "has host bits set"),
         ({"trunk": "k", "addresses": ("nonsense",)}, "addresses: expected addresses or networks"),
+        ({"trunk": "k", "ports": (0,)}, "ports: expected numbers"),
+        ({"trunk": "k", "ports": (65536,)}, "ports: expected numbers"),
+        ({"carrier": "a b"}, "carrier: expected 1 to 64"),
+        ({"agent": "other"}, "'other' is the word"),
         ({"trunk": "k", "domains": ("a*b",)}, "domains: expected a host"),
         ({"trunk": "k", "domains": ("*.[::1]",)}, "domains: expected a host"),
         ({"trunk": "k", "domains": ("",)}, "domains: expected a host"),

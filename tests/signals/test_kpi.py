@@ -548,7 +548,7 @@ def test_a_setup_goes_on_until_it_is_answered_or_over(state: str | None) -> None
         made.receive_move(Move("a", "ringing", said))
     assert made.going == {
         ("global", ""): 1, ("tenant", "one"): 1, ("trunk", "beta"): 1, ("direction", "other"): 1,
-        ("region", "other"): 1, ("node", "other"): 1,
+        ("region", "other"): 1, ("node", "other"): 1, ("carrier", "other"): 1, ("agent", "other"): 1,
     }  # fmt: skip
     for _ in range(2):
         made.receive_move(Move("a", state, there))

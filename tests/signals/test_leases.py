@@ -88,8 +88,8 @@ def check(leases: Leases) -> None:
 # --------------------------------------------------------------------------------- begin, seen, over
 
 
-def test_the_scopes_of_rules_are_the_dimensions_of_cohorts() -> None:
-    assert Cohort._fields == SCOPES
+def test_the_scopes_of_rules_are_the_first_dimensions_of_cohorts() -> None:
+    assert [*Cohort._fields] == [*SCOPES, "carrier", "agent"]
 
 
 def test_an_admission_counts_at_once_under_each_of_its_scopes() -> None:

@@ -1153,3 +1153,33 @@ def test_64_kilobytes_of_one_sign_are_read_to_the_end(unit: bytes) -> None:
             line = {"via": b"Via: ", "sender": b"From: "}[name] + front + filling
             assert _is_message_or_error(message(**{name: line}))
         assert _is_message_or_error(message(b"Reason: " + front + filling))
+
+
+def test_an_options_that_is_built_is_read_as_it_was_meant() -> None:
+    raw = sip.build_options(
+        ruri="sip:trunk.example.com;transport=tls",
+        transport="tls",
+        sent_by="[2001:db8::1]:40000",
+        branch="z9hG4bKabc",
+        call_id="one@here",
+        from_uri="sip:sidecar@example.org",
+        from_tag="t",
+        to_uri="sip:trunk.example.com",
+        contact="sip:sidecar@[2001:db8::1]:40000;transport=tls",
+        user_agent="sipsidecar",
+        cseq=7,
+    )
+    found = sip.parse(raw)
+    assert (found.status, found.method, found.cseq) == (None, "OPTIONS", 7)
+    assert found.ruri == "sip:trunk.example.com;transport=tls"
+    assert found.vias() == [Via("tls", "[2001:db8::1]:40000", "z9hG4bKabc")]
+    assert (found.call_id, found.from_tag, found.to_tag) == ("one@here", "t", "")
+    assert found.first("max-forwards") == "70"
+    assert found.first("accept") == "application/sdp"
+    assert b";rport;" in found.values("via")[0]
+    contact = found.address("contact")
+    assert contact is not None
+    assert (contact.uri.host, contact.uri.port) == ("2001:db8::1", 40000)
+    assert not found.truncated
+    assert found.body == b""
+    assert raw.endswith(b"\r\n\r\n")

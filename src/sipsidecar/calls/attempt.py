@@ -23,7 +23,7 @@ from sipsidecar.calls.dialog import (
     read_reasons,
     same_endpoints,
 )
-from sipsidecar.calls.events import AttemptRecord, Cohort
+from sipsidecar.calls.events import AttemptRecord, Cohort, Traits
 from sipsidecar.calls.labelling import Labels
 from sipsidecar.wire import hep, sip
 
@@ -67,6 +67,14 @@ class Branches(Dialog):
             return None
         hop = self.labels.of_hop(leg.first, leg.ends(), any_time(leg), self.clocks.agent_ids)
         return self.labels.of_attempt(hop, self.cohort)
+
+    def traits(self, attempts: Sequence[AttemptRecord]) -> tuple[tuple[str, Traits], ...]:
+        """What the INVITEs of the ingress hop and of its attempts said, as `Setup` has it."""
+        firsts = {leg.branch: leg.first for leg in self.legs}
+        head = self._head()
+        said = [("", head.first if head is not None and head.branch not in self.parents else None)]
+        said += [(one.branch, firsts[one.branch]) for one in attempts]
+        return tuple([(branch, first.traits) for branch, first in said if first and first.traits])
 
     def _attempts(self) -> list[AttemptRecord]:
         legs = [

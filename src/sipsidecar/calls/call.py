@@ -12,12 +12,13 @@ from __future__ import annotations
 from sys import intern
 from typing import TYPE_CHECKING
 
+from sipsidecar.calls.traits import traits_of
 from sipsidecar.wire import sip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sipsidecar.calls.events import Move
+    from sipsidecar.calls.events import Move, Traits
     from sipsidecar.calls.media import Facts
 
 Endpoint = tuple[bytes, int]
@@ -105,6 +106,7 @@ class Invite:
         "source",
         "to_host",
         "to_user",
+        "traits",
         "transport",
         "user_agent",
     )
@@ -117,8 +119,10 @@ class Invite:
         destination: Endpoint,
         transport: str | None,
         asked: tuple[str, ...] = (),
+        *,
+        traits: bool = False,
     ) -> None:
-        """`asked`: names of headers to keep, in small letters."""
+        """`asked`: names of headers to keep, in small letters. `traits`: whether they are wanted."""
         self.key = key
         self.source = source
         self.destination = destination
@@ -132,6 +136,9 @@ class Invite:
         if asked:
             found = ((name, message.first(name)) for name in asked)
             self.headers = {name: text[:MAX_HEADER] for name, text in found if text is not None}
+        self.traits: Traits | None = None
+        if traits:
+            self.traits = traits_of(message, self.from_user, self.from_host, key[0])
         self.body = b""
         self.content_type = ""
 
@@ -327,14 +334,25 @@ class Call:
         "shown",
         "stored",
         "told",
+        "traits",
     )
 
     def __init__(
-        self, call_id: str, now: float, received_at: int, asked: tuple[str, ...] = ()
+        self,
+        call_id: str,
+        now: float,
+        received_at: int,
+        asked: tuple[str, ...] = (),
+        *,
+        traits: bool = False,
     ) -> None:
-        """`asked`: names of headers that are kept of each INVITE, in small letters."""
+        """`asked`: names of headers that are kept of each INVITE, in small letters.
+
+        `traits`: whether those of its INVITEs are wanted.
+        """
         self.call_id = call_id
         self.asked = asked
+        self.traits = traits
         self.first_received_at = received_at
         self.last_now = now
         self.due = 0.0
@@ -499,7 +517,9 @@ class Call:
         seen = earlier(leg.invite, clock, at)
         leg.parent = message.parent_branch
         if leg.first is None or (at, clock) < leg.first.key:
-            leg.first = Invite((at, clock), message, source, destination, transport, self.asked)
+            leg.first = Invite(
+                (at, clock), message, source, destination, transport, self.asked, traits=self.traits
+            )
             leg.first.content_type, leg.first.body = self._body_of(message)
         if seen is not leg.invite:
             leg.invite = seen

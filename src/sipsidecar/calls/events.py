@@ -461,12 +461,51 @@ class PingRecord(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[str, ...] = ()
 
 
+class Traits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one INVITE says beyond its record, in classes.
+
+    Of people it tells nothing but whether two headers name the same one; None where that cannot be
+    known, as where a caller is hidden.
+    """
+
+    max_forwards: int | None = None
+    vias: int = 1
+    """How many nodes it had passed (RFC 3261 20.42)."""
+    passed_twice: bool = False
+    """One of them twice: it came round again."""
+    asserted_differs: bool | None = None
+    """P-Asserted-Identity names another number than From (RFC 3325)."""
+    asserted_host: str | None = None
+    """Its domain, in small letters; a stranger wrote it."""
+    remote_party_differs: bool | None = None
+    """Likewise of Remote-Party-ID."""
+    diverted: bool = False
+    """Diversion (RFC 5806) or History-Info (RFC 7044) is there."""
+    identity: str = "missing"
+    """A, B or C: the attestation that its PASSporT claims (RFC 8588), which nobody verified;
+    unreadable: there is an Identity that tells none, or users are masked; missing."""
+    origin_differs: bool | None = None
+    """That claims another number (orig tn) than From."""
+    identity_age_seconds: int | None = None
+    """From its iat to when it was seen; negative: of the future."""
+    secure_asked: bool = False
+    """The Request-URI or Contact is SIPS or says transport=tls."""
+    media: str | None = None
+    """Protocol of the first audio line, such as RTP/SAVP; `other` when it is not known by name."""
+    session: int | None = None
+    """Stands for its Session-ID (RFC 7989), icid-value (RFC 7315) or X-CID: equal within one life of
+    the process for INVITEs of one session."""
+
+
 class Setup(msgspec.Struct, frozen=True):
     """What became of a call's setup, said once: when it was answered or refused and has settled."""
 
     call: CallRecord
     """Without media; of an answered call not ended yet."""
     attempts: tuple[AttemptRecord, ...]
+    traits: tuple[tuple[str, Traits], ...] = ()
+    """What its INVITEs said, by branch of the attempt, of the ingress hop by an empty one; only of
+    those that were seen, and only while somebody asks."""
 
 
 Record = (

@@ -25,6 +25,37 @@ class Classifier(Protocol):
         """The cohort of what was seen."""
 
 
+def sighted_of(
+    invite: Invite | None,
+    source: tuple[bytes, int | None],
+    destination: tuple[bytes, int | None],
+    agent_ids: tuple[int, ...] = (),
+) -> Sighted:
+    """What cohorts are told of one hop: its two ends and, unless it was lost, what its INVITE names."""
+    if invite is None:
+        return Sighted(
+            src_ip=hep.address_text(source[0]),
+            src_port=source[1],
+            dst_ip=hep.address_text(destination[0]),
+            dst_port=destination[1],
+            agent_ids=agent_ids,
+        )
+    return Sighted(
+        src_ip=hep.address_text(source[0]),
+        src_port=source[1],
+        dst_ip=hep.address_text(destination[0]),
+        dst_port=destination[1],
+        from_user=invite.from_user,
+        from_host=invite.from_host,
+        to_user=invite.to_user,
+        to_host=invite.to_host,
+        ruri_user=invite.ruri_user,
+        ruri_host=invite.ruri_host,
+        agent_ids=agent_ids,
+        headers=invite.headers,
+    )
+
+
 class Labels:
     """A classifier, asked about hops and calls."""
 
@@ -49,32 +80,7 @@ class Labels:
             clocks = tuple(clock for _, clock in sorted(zip(seen[1::2], clocks, strict=True)))
         ids = tuple([one for clock in clocks if (one := agent_ids.get(clock)) is not None])
         source, destination = ends or ((b"", None), (b"", None))
-        if invite is None:
-            return self.of(
-                Sighted(
-                    src_ip=hep.address_text(source[0]),
-                    src_port=source[1],
-                    dst_ip=hep.address_text(destination[0]),
-                    dst_port=destination[1],
-                    agent_ids=ids,
-                )
-            )
-        return self.of(
-            Sighted(
-                src_ip=hep.address_text(source[0]),
-                src_port=source[1],
-                dst_ip=hep.address_text(destination[0]),
-                dst_port=destination[1],
-                from_user=invite.from_user,
-                from_host=invite.from_host,
-                to_user=invite.to_user,
-                to_host=invite.to_host,
-                ruri_user=invite.ruri_user,
-                ruri_host=invite.ruri_host,
-                agent_ids=ids,
-                headers=invite.headers,
-            )
-        )
+        return self.of(sighted_of(invite, source, destination, ids))
 
     def of_attempt(self, hop: Cohort, call: Cohort) -> Cohort:
         """An attempt's: its hop's own trunk and carrier, and its call's of all else that the hop

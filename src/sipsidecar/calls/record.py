@@ -10,6 +10,7 @@ into (Via's branch below the top one, else the chain of addresses). Every other 
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -53,6 +54,7 @@ from sipsidecar.calls.events import (
     Cohort,
     MediaRecord,
     QualityInterval,
+    Traits,
 )
 from sipsidecar.calls.judging import Judged, judged, media_alone
 from sipsidecar.calls.labelling import Labels
@@ -61,6 +63,9 @@ from sipsidecar.wire import hep, sip
 
 MEDIA_PATIENCE = 30.0
 """Silence after which media that no call is known of is over; RTCP comes every 2 to 7 s."""
+
+AllTraits: TypeAlias = tuple[tuple[str, tuple[tuple[str, Traits], ...]], ...]
+"""What the INVITEs of each call said, by its From tag, as `Setup` has it; empty when nobody asks."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -76,6 +81,7 @@ class Outcome(msgspec.Struct, frozen=True):
     intervals: tuple[QualityInterval, ...] = ()
     left_out: int = 0
     """What was reported of media and counts for nothing."""
+    traits: AllTraits = ()
 
     @property
     def records(self) -> list[CallRecord | AttemptRecord | MediaRecord]:
@@ -100,6 +106,7 @@ def outcome(
     calls: list[CallRecord] = []
     attempts: list[AttemptRecord] = []
     views: list[_Ingress] = []
+    traits: list[tuple[str, tuple[tuple[str, Traits], ...]]] = []
     wait = 0.0
     for from_tag in sorted(groups):
         view = _Ingress(call, from_tag, groups[from_tag], clocks, labels)
@@ -107,9 +114,14 @@ def outcome(
         calls.append(record)
         views.append(view)
         attempts += branches
+        if call.traits:
+            traits.append((from_tag, view.traits(branches)))
         wait = max(wait, needed)
+    nothing = Outcome(
+        call.last_now + wait, tuple(calls), tuple(attempts), False, traits=tuple(traits)
+    )
     if thresholds is None:
-        return Outcome(call.last_now + wait, tuple(calls), tuple(attempts), False)
+        return nothing
     # Reports name a Call-ID, not a dialog of it: they are of the one that was answered.
     spoke = max(range(len(calls)), key=lambda i: (calls[i].answered, -i))
     heard = Judged()
@@ -117,7 +129,9 @@ def outcome(
         if calls[i].answered or view.early_media_at() or (call.media is not None and i == spoke):
             calls[i], found = judged(calls[i], view, call.media if i == spoke else None, thresholds)
             heard = found if i == spoke else heard
-    return Outcome(call.last_now + wait, tuple(calls), tuple(attempts), False, *heard)
+    return Outcome(
+        nothing.due, tuple(calls), nothing.attempts, False, *heard, traits=nothing.traits
+    )
 
 
 def _groups(call: Call) -> dict[str, list[Leg]]:

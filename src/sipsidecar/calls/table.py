@@ -46,7 +46,7 @@ from sipsidecar.calls.judging import judged_alone
 from sipsidecar.calls.labelling import Classifier, Labels
 from sipsidecar.calls.leaving import Revisable, hashes, interrupted, key_of, marked, marks_of
 from sipsidecar.calls.media import Facts
-from sipsidecar.calls.record import Outcome, outcome
+from sipsidecar.calls.record import AllTraits, Outcome, outcome
 from sipsidecar.calls.restoring import (
     Heard,
     RowKey,
@@ -155,6 +155,8 @@ class CallTable:
         """Tell of every change of a call's live state; to be set before the first message."""
         self.tell_setups = False
         """Tell of every call what became of its setup."""
+        self.tell_traits = False
+        """And what its INVITEs said beyond its record; to be set before the first message."""
         self._moves: list[Move] = []
         self._setups: list[Setup] = []
         self._answered: deque[tuple[float, Call]] = deque()
@@ -514,7 +516,9 @@ class CallTable:
         if len(self._calls) - len(self._lingering) >= self._max_calls:
             self.refused_calls += 1
             return None
-        call = self._calls[call_id] = Call(call_id, now, received_at, self._asked)
+        call = self._calls[call_id] = Call(
+            call_id, now, received_at, self._asked, traits=self.tell_traits
+        )
         if self._hung_up:
             at = self._hung_up.get(call_id)
             if at is not None and now - at <= HUNG_UP_SECONDS:
@@ -557,7 +561,7 @@ class CallTable:
         records = said.records
         if said.due > call.last_now + self._timing.settle:
             records = [interrupted(record) for record in records]
-        self._emit(call, records, said.intervals, said.left_out)
+        self._emit(call, records, said.intervals, said.left_out, said.traits)
         call.emitted_at = now
 
     def _dismiss(self, call: Call) -> None:
@@ -625,10 +629,14 @@ class CallTable:
         said = outcome(call, clocks, self._timing, None, self.record_labels)
         for record in said.calls:
             if record.answered:
-                self._tell_setup(call, record, said.attempts)
+                self._tell_setup(call, record, said.attempts, said.traits)
 
     def _tell_setup(
-        self, call: Call, record: CallRecord, attempts: Sequence[AttemptRecord]
+        self,
+        call: Call,
+        record: CallRecord,
+        attempts: Sequence[AttemptRecord],
+        traits: AllTraits,
     ) -> None:
         """Tell once what became of a setup; not of one that was not seen, or that goes on."""
         if record.from_tag in call.set_up or "partial_no_invite" in record.flags:
@@ -637,7 +645,8 @@ class CallTable:
             return
         call.set_up = (*call.set_up, record.from_tag)
         mine = tuple(attempt for attempt in attempts if attempt.from_tag == record.from_tag)
-        self._setups.append(Setup(_without_media(record), mine))
+        said = next((said for tag, said in traits if tag == record.from_tag), ())
+        self._setups.append(Setup(_without_media(record), mine, said))
 
     def _judge(self, call: Call, now: float) -> None:
         # Not `<=`: what came at the very instant of the last emission is not said yet.
@@ -672,7 +681,7 @@ class CallTable:
         if said.orphan:
             self._dismiss(call)
             return
-        self._emit(call, said.records, said.intervals, said.left_out)
+        self._emit(call, said.records, said.intervals, said.left_out, said.traits)
         if only_media:
             self._forget(call)
             return
@@ -728,6 +737,7 @@ class CallTable:
         records: Sequence[Revisable],
         intervals: Sequence[QualityInterval] = (),
         left_out: int = 0,
+        traits: AllTraits = (),
     ) -> None:
         first = call.emitted is None
         said, now_said = call.emitted or {}, hashes(records)
@@ -763,7 +773,7 @@ class CallTable:
             attempts = [record for record in records if isinstance(record, AttemptRecord)]
             for record in records:
                 if isinstance(record, CallRecord):
-                    self._tell_setup(call, record, attempts)
+                    self._tell_setup(call, record, attempts, traits)
 
     def _forget(self, call: Call) -> None:
         self._show(call, gone=True)

@@ -1,5 +1,6 @@
 """Figures to Prometheus text and OpenMetrics; the only importer of prometheus_client."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -9,6 +10,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
+    UnknownMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -21,13 +23,19 @@ from sipsidecar.signals.snapshot import (
     GATEWAY_STATES,
     REPORTS,
     SWITCH_CAPS,
+    TRUNK_STATES,
     UNRATED,
     AdmissionFigures,
     AgentFigures,
     Figures,
     Histogram,
+    KpiFigures,
+    KpiScope,
     Snapshot,
     SwitchFigures,
+    TrunkFigures,
+    WatchFigures,
+    code_label,
 )
 from sipsidecar.wire import hep
 
@@ -45,8 +53,9 @@ _NO_CAPS = dict.fromkeys(SWITCH_CAPS, 0)
 class FiguresCollector(Collector):
     """Metric families out of one reading of the figures."""
 
-    def __init__(self, read: Callable[[], Figures]) -> None:
+    def __init__(self, read: Callable[[], Figures], *, heplify_names: bool = False) -> None:
         self._read = read
+        self._heplify_names = heplify_names
 
     def describe(self) -> list[Metric]:
         """Nothing: names are known without reading."""
@@ -248,6 +257,10 @@ class FiguresCollector(Collector):
             for labels, value in sorted(pipeline.cohort_finals.items()):
                 cohorts.add_metric(labels, value)
             yield cohorts
+        if figures.watch is not None:
+            yield from _watch(figures.watch)
+        if self._heplify_names:
+            yield from _heplify(pipeline, figures.watch)
 
 
 def _media(pipeline: Snapshot) -> Iterator[Metric]:
@@ -478,6 +491,210 @@ def _admission(admission: AdmissionFigures) -> Iterator[Metric]:
     )
 
 
+def _watch(watch: WatchFigures) -> Iterator[Metric]:
+    """What is looked after besides capture; labels are the configuration's words, or fixed ones."""
+    if watch.kpi is not None:
+        yield from _kpi(watch.kpi)
+    if watch.trunks:
+        yield from _trunks(watch.trunks)
+    incidents = GaugeMetricFamily(
+        "sipsidecar_incidents_open", "Incidents that are open", labels=("category", "severity")
+    )
+    for pair, count in sorted(watch.incidents.items()):
+        incidents.add_metric(pair, count)
+    yield incidents
+    alerts = CounterMetricFamily(
+        "sipsidecar_alerts",
+        "Alerts by receiver and what became of them",
+        labels=("receiver", "result"),
+    )
+    for pair, count in sorted(watch.receivers.items()):
+        alerts.add_metric(pair, count)
+    yield alerts
+    yield _labelled("timeline_events", "What happened, by kind", "kind", watch.events)
+    yield _counter("watch_faults", "Bugs that cost a turn or a new beginning", watch.faults)
+    yield _counter("watch_folded", "Series of detectors over their cap", watch.folded)
+
+
+def _kpi(kpi: KpiFigures) -> Iterator[Metric]:
+    """Figures of the last minutes by whose they are, and setups since the start."""
+    scopes = kpi.scopes
+    yield _gauge("kpi_window_seconds", "Time that the other kpi gauges cover", kpi.window_seconds)
+    for name, text, label, values_of in (
+        ("setups", "Calls (of a trunk or carrier: attempts) lately", "what", _counts_of),
+        ("ratio", "Shares lately; asr, ner, ser and so on by their names", "measure", _ratios_of),
+        ("mos", "Mean opinion score of calls lately, by scale", "scale", _mos_of),
+    ):
+        family = GaugeMetricFamily(f"sipsidecar_kpi_{name}", text, labels=("scope", "value", label))
+        for one in scopes:
+            for key, value in sorted(values_of(one).items()):
+                family.add_metric((one.scope, one.value, key), value)
+        yield family
+    delays = GaugeMetricFamily(
+        "sipsidecar_kpi_delay_seconds",
+        "Delays lately: pdd, setup, failed_srd, rrd, and of media jitter and rtt",
+        labels=("scope", "value", "measure", "quantile"),
+    )
+    talk = GaugeMetricFamily(
+        "sipsidecar_kpi_acd_seconds",
+        "Mean talk of calls that ended lately",
+        labels=("scope", "value"),
+    )
+    codes = CounterMetricFamily(
+        "sipsidecar_kpi_finals",
+        "Setups that ended, by class; admission: refused by this product",
+        labels=("scope", "value", "class"),
+    )
+    for one in scopes:
+        for (measure, quantile), seconds in sorted(one.seconds.items()):
+            delays.add_metric((one.scope, one.value, measure, quantile), seconds)
+        if one.acd_seconds is not None:
+            talk.add_metric((one.scope, one.value), one.acd_seconds)
+        for what, count in sorted(_by_class(one).items()):
+            codes.add_metric((one.scope, one.value, what), count)
+    yield from (delays, talk, codes)
+    yield _labelled(
+        "kpi_limits", "What the caps cost; cohorts: counted as other in all", "cap", kpi.limits
+    )
+    yield _gauge("kpi_left_out", "Configured values without figures here", kpi.left_out)
+
+
+def _counts_of(one: KpiScope) -> Mapping[str, float]:
+    return one.counts
+
+
+def _ratios_of(one: KpiScope) -> Mapping[str, float]:
+    return one.ratios
+
+
+def _mos_of(one: KpiScope) -> Mapping[str, float]:
+    return one.mos
+
+
+def _by_class(one: KpiScope) -> Mapping[str, float]:
+    classes: Counter[str] = Counter(dict.fromkeys(_CLASSES, 0))
+    for (code, origin), count in one.codes.items():
+        what = f"{code // 100}xx" if code else "unknown"
+        classes["admission" if origin == "admission" else what] += count
+    return classes
+
+
+_CLASSES = ("2xx", "3xx", "4xx", "5xx", "6xx", "unknown", "admission")
+
+
+def _trunks(trunks: Sequence[TrunkFigures]) -> Iterator[Metric]:
+    """Per far end, by configured name; `by` says whose OPTIONS tell."""
+    names = ("peer", "trunk", "by")
+    # One series a state, as Prometheus' own state sets: an alert names the state it means.
+    states = GaugeMetricFamily(
+        "sipsidecar_trunk_state", "1 for the state that a far end is in", labels=(*names, "state")
+    )
+    failures = CounterMetricFamily(
+        "sipsidecar_trunk_failures", "OPTIONS without a good answer", labels=names
+    )
+    for one in trunks:
+        labels = _peer(one)
+        for state in TRUNK_STATES:
+            states.add_metric((*labels, state), state == one.state)
+        failures.add_metric(labels, one.failures)
+    yield from (states, failures)
+    for name, text, what in (
+        ("rtt_seconds", "From OPTIONS to its answer", lambda one: _seconds(one.rtt_ms)),
+        ("state_age_seconds", "Time since its state changed", lambda one: one.since_seconds),
+        (
+            "certificate_left_seconds",
+            "Time until its TLS certificate ends",
+            lambda one: None if one.certificate_days is None else one.certificate_days * 86_400,
+        ),
+    ):
+        family = GaugeMetricFamily(f"sipsidecar_trunk_{name}", text, labels=names)
+        for one in trunks:
+            if (reading := what(one)) is not None:
+                family.add_metric(_peer(one), reading)
+        yield family
+
+
+def _peer(one: TrunkFigures) -> tuple[str, str, str]:
+    return one.name, one.trunk, "probe" if one.own else "capture"
+
+
+_HEPLIFY_TYPES = {"sip": "sip", "rtcp": "rtcp", "log": "log"}
+_UNSEEN = frozenset({"inferred", "esl"})
+"""Origins of finals that no message had."""
+
+
+def _heplify(pipeline: Snapshot, watch: WatchFigures | None) -> Iterator[Metric]:
+    """True figures under the names of heplify-server, for dashboards that were made for it.
+
+    - heplify_packets_total{type}: as there, of the types that are told alike.
+    - heplify_method_response{target_name,response,method}: it counts messages, each hop of a call;
+      these are INVITE attempts, REGISTER and OPTIONS transactions that ended (response=method) and
+      their finals as they were seen, without what was inferred; BYE with 200 is a call that ended
+      with one. target_name is a configured trunk, whose attempts these are, and `unknown` of what has
+      none; without trunks it is empty, and these are calls. Codes that IANA does not know read
+      `other`.
+    - heplify_kpi_srd, heplify_kpi_rrd: there the last delay, here the median of the last minutes;
+      nanoseconds in both.
+
+    Left out are the labels node_id (its words come from packets) and direction (of a message), all of
+    heplify_method_response but that (provisional responses, ACK, CANCEL: messages are not what is
+    counted here), heplify_packets_size (of the last packet), heplify_reason_isup_total and
+    heplify_log_alert_total (not counted here), and heplify_rtcp_*, rtcpxr_*, vqrtcpxr_*, xrtp_*,
+    rtpagent_* and horaclifix_*: they show the last report, whosever it was, in the units of its
+    sender. sipsidecar_mos and its like are in their place.
+    """
+    packets = CounterMetricFamily("heplify_packets", "HEP packets by type", labels=("type",))
+    for kind, name in _HEPLIFY_TYPES.items():
+        packets.add_metric((name,), pipeline.received_by_kind.get(kind, 0))
+    yield packets
+    # Its counters have no _total, so they are of no type here.
+    responses = UnknownMetricFamily(
+        "heplify_method_response",
+        "Transactions and their final responses",
+        labels=("target_name", "response", "method"),
+    )
+    scopes = watch.kpi.scopes if watch is not None and watch.kpi is not None else ()
+    trunks = [one for one in scopes if one.scope == "trunk"]
+    nobody = "unknown" if trunks else ""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for method, finals in (("REGISTER", pipeline.registrations), ("OPTIONS", pipeline.pings)):
+        for code, count in finals.items():
+            _answered(counts, nobody, code, method, count)
+            counts[nobody, method, method] += count
+    if not trunks:
+        for (_, code, origin), count in pipeline.finals.items():
+            if origin not in _UNSEEN:
+                _answered(counts, "", code, "INVITE", count)
+            counts["", "INVITE", "INVITE"] += count
+    for one in trunks:
+        for (final, origin), count in one.codes.items():
+            if origin not in _UNSEEN:
+                _answered(counts, one.value, code_label(final or None), "INVITE", count)
+            counts[one.value, "INVITE", "INVITE"] += count
+    for one in trunks or [one for one in scopes if one.scope == "global"]:
+        counts[one.value, "200", "BYE"] += one.completed
+    for labels, count in sorted(counts.items()):
+        responses.add_metric(labels, count)
+    yield responses
+    for name, text, wanted, measure in (
+        ("srd", "Session request delay, ns", "trunk" if trunks else "global", "pdd"),
+        ("rrd", "Registration request delay, ns", "registrations", "rrd"),
+    ):
+        family = GaugeMetricFamily(f"heplify_kpi_{name}", text, labels=("target_name",))
+        for one in scopes:
+            seconds = one.seconds.get((measure, "0.5")) if one.scope == wanted else None
+            if seconds is not None:
+                family.add_metric((one.value or nobody,), round(seconds * 1e9))
+        yield family
+
+
+def _answered(
+    counts: Counter[tuple[str, str, str]], target: str, code: str, method: str, count: int
+) -> None:
+    if code != "unknown":
+        counts[target, code, method] += count
+
+
 def _seconds(ms: float | None) -> float | None:
     return None if ms is None else ms / 1000
 
@@ -522,9 +739,9 @@ def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFam
 class Metrics:
     """The registry of one sidecar; nothing module-wide, so that several can live in one process."""
 
-    def __init__(self, read: Callable[[], Figures]) -> None:
+    def __init__(self, read: Callable[[], Figures], *, heplify_names: bool = False) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(FiguresCollector(read))
+        self._registry.register(FiguresCollector(read, heplify_names=heplify_names))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)

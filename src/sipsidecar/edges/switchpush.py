@@ -14,6 +14,7 @@ or `trunk_NAME`.
 | `sidecar_limit_KEY`, `_limit_id_`, `_limit_rule_` | so many calls at once, counted under the id |
 | `sidecar_rate_KEY`, `_rate_id_`, `_rate_rule_` | so many calls in a second |
 | `sidecar_up_until` | while it is later than now, a sidecar is there |
+| `sidecar_down_until_trunk_NAME` | while it is later than now, the trunk does not answer: yours to read |
 
 Limits and rates have no deadline: they hold while no sidecar is there, so that what passes then is
 not without bounds.
@@ -27,7 +28,7 @@ import re
 import statistics
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -116,6 +117,7 @@ class SwitchPush:
         self._keys_seen: dict[str, None] = dict.fromkeys(["global", *keys])
         self._wanted: dict[str, str] = {}
         self._deadlines: dict[str, None] = {}
+        self._down: dict[str, None] = {}
         self._held: dict[str, str] = {}  # what it is known to hold, without the deadlines
         self._running: dict[str, None] = {}  # deadlines that were set and not taken back
         self._stirred = asyncio.Event()
@@ -183,6 +185,14 @@ class SwitchPush:
                 wanted[f"sidecar_{what}_{key}"] = str(found[0]) if found is not None else ""
         self._wanted, self._deadlines = wanted, deadlines
         self._stirred.set()
+
+    def show_down(self, trunks: Iterable[str]) -> None:
+        """Have the switch know which trunks do not answer; its dialplan may read it, nothing else does."""
+        named = sorted(trunk for trunk in set(trunks) if _NAME.fullmatch(trunk))
+        down = {f"sidecar_down_until_trunk_{trunk}": None for trunk in named[:MOST_KEYS]}
+        if down != self._down:
+            self._down = down
+            self._stirred.set()
 
     async def run(self) -> None:
         """Push, for ever; ends by being cancelled, and the switch is open within the lease."""
@@ -266,8 +276,9 @@ class SwitchPush:
         if renew and now - self._refreshed >= REFRESH:
             self._refreshed = now
         # After what they go with: a refusal without its code would be another one.
-        begun = [one for one in self._deadlines if renew or one not in self._running]
-        over = [one for one in self._running if one not in self._deadlines]
+        deadlines = self._deadlines | self._down
+        begun = [one for one in deadlines if renew or one not in self._running]
+        over = [one for one in self._running if one not in deadlines]
         until = self._until()
         await self._push([*((one, "0") for one in over), *((one, until) for one in begun)])
 
@@ -328,7 +339,14 @@ class SwitchPush:
 
 
 def _is_deadline(name: str) -> bool:
-    return name.startswith(("sidecar_deny_until_", "sidecar_overflow_until_", "sidecar_up_until"))
+    return name.startswith(
+        (
+            "sidecar_deny_until_",
+            "sidecar_overflow_until_",
+            "sidecar_down_until_",
+            "sidecar_up_until",
+        )
+    )
 
 
 def _count(name: str) -> bool:

@@ -323,5 +323,5 @@ def _row(ask: Ask, decision: Decision, stands: Objection, received_at: int) -> A
         route=decision.route,
         shadow=decision.shadow,
         exempt=decision.exempt,
-        **decision.cohort._asdict(),
+        **{scope: getattr(decision.cohort, scope) for scope in SCOPES},
     )

@@ -59,6 +59,8 @@ class Matcher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Networks or addresses that it went to."""
     addresses: tuple[str, ...] = ()
     """Either of the two."""
+    ports: tuple[int, ...] = ()
+    """Ports that it came from or went to."""
     domains: tuple[str, ...] = ()
     """Hosts of the Request-URI, To or From; `*.example.com` for those under it."""
     prefixes: tuple[str, ...] = ()
@@ -217,6 +219,7 @@ class Cohorts:
             _remembered(table.find) for table in networks.values()
         )
         hosts = _Hosts()
+        self._ports: dict[int, int] = {}
         self._called, self._calling = _Texts(), _Texts()
         self._ids: dict[int, int] = {}
         self._gateways: dict[str, int] = {}
@@ -229,6 +232,8 @@ class Cohorts:
                 self._called.add(text, i, begins=True)
             for text in matcher.callers:
                 self._calling.add(text, i, begins=True)
+            for number in matcher.ports:
+                self._ports[number] = self._ports.get(number, 0) | 1 << i
             for number in matcher.capture_ids:
                 self._ids[number] = self._ids.get(number, 0) | 1 << i
             for text in matcher.gateways:
@@ -334,6 +339,9 @@ class Cohorts:
             found &= more | self._destination(sighted.dst_ip)
         if (more := free["addresses"]) != self._all:
             found &= more | self._either(sighted.src_ip) | self._either(sighted.dst_ip)
+        if (more := free["ports"]) != self._all:
+            get = self._ports.get
+            found &= more | get(sighted.src_port or 0, 0) | get(sighted.dst_port or 0, 0)
         if (more := free["domains"]) != self._all:
             find = self._domain
             found &= more | (
@@ -411,6 +419,9 @@ def _wrong_places(matcher: Matcher) -> Iterator[str]:
                 _network(text)
             except ValueError as error:
                 yield f"{name}: expected addresses or networks such as 192.0.2.0/24: {error}"
+    for number in matcher.ports:
+        if not 0 < number < 1 << 16:
+            yield f"ports: expected numbers from 1 to 65535, got {number}"
     for text in matcher.domains:
         under = text.startswith("*.")
         if len(text) > MAX_HOST or not (

@@ -3,20 +3,7 @@
 Definitions are those of ITU-T E.425 (ASR, NER) on SIP's final codes, and of RFC 6076 where it has
 them. A call speaks for its tenant, direction, region and node; each of its attempts for its trunk.
 
-What of a setup counts:
-
-- A final 2xx, seen or inferred from what only follows one, is an answer.
-- 3xx is no seizure, nor is a challenge (401, 407) that was left unanswered. An attempt whose challenge
-  was answered is none at all: the next one speaks for it. So is one with 422 or 494 that was sent to
-  the same place again.
-- 480, 486, 487, 600, 603, 607, 608, and 408 after a 180, are people's doing (NER): no failure.
-- A final that was lost (`final_lost`: nobody saw its code) is an attempt, its class unknown, and no
-  seizure. A call that goes on, `interrupted`, is nothing, nor is one whose INVITE was never seen.
-- An inferred final counts as what it was inferred to be, for the timers of RFC 3261 ran out. Those of
-  an attempt did not where its call was answered or cancelled before: then its 408 counts as a failure
-  only if a later attempt took its place, or if nothing at all had come back within `SILENT`; else it
-  is unknown.
-- A call that this product refused counts as that, and as nothing else; nor do its attempts.
+What of a setup counts as what `setups` says.
 
 A refusal is known at once, an answer when somebody has picked up: of the calls of the last seconds only
 those that failed are told of. Where a share is judged, the setups that go on count as good.
@@ -30,14 +17,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from sipsidecar.calls.events import (
-    OTHER,
-    AttemptRecord,
-    CallRecord,
-    Cohort,
-    MediaRecord,
-    Move,
-    Setup,
+from sipsidecar.calls.events import OTHER, CallRecord, Cohort, MediaRecord, Move, Setup
+from sipsidecar.signals.setups import (
+    CLASSES,
+    NUMERATORS,
+    OWN,
+    SEIZURES,
+    kind_of_attempt,
+    kind_of_call,
 )
 
 Z: Final = 3.09
@@ -47,11 +34,6 @@ CHANCE: Final = 0.001
 FEW: Final = 200
 """Up to so many calls Wilson's interval is too sure: 7 of 20 are said to be over 10 % by chance more
 than twice as often as `CHANCE`, and there are 3600 readings in an hour. So it is reckoned exactly."""
-SILENT: Final = 4_000_000
-"""Microseconds: the INVITE was sent four times by then (RFC 3261 17.1.1.2), and a server that lives
-answers 100 within 200 ms (17.2.1)."""
-FORK: Final = 250_000
-"""Microseconds: INVITEs within that of each other were sent side by side."""
 MAX_GROUPS: Final = 4096
 """Combinations of labels whose series are remembered together; more are found one by one again."""
 MAX_GOING: Final = 200_000
@@ -119,8 +101,6 @@ Bucket = dict[int, int]
 # One that is closed, and small: all keys, then all values.
 Closed: TypeAlias = "array[int]"
 
-_OWN, _ANSWERED, _REDIRECTED, _CHALLENGED, _FAILED, _EFFECTIVE = range(6)
-_SERVER, _GLOBAL_FAILED, _GLOBAL_EFFECTIVE, _UNKNOWN = range(6, 10)
 _LOSS = 16  # count, sum, sum of squares
 _MOS = 32  # the same, and from _HEARD on a histogram; _SCALE further for the next scale
 _HEARD = 8
@@ -137,32 +117,6 @@ _PDD_STEP = log(1.05)
 """Width of a bucket of PDD: its middle is within 2.5 % of all that is in it."""
 _LONGEST_PDD = 3_600_000.0
 _PDD_END = _PDD + int(log(_LONGEST_PDD) / _PDD_STEP) + 2
-
-_RETRIED = frozenset({422, 494})
-_KINDS: Final = {
-    **dict.fromkeys(range(200, 300), _ANSWERED),
-    **dict.fromkeys(range(300, 400), _REDIRECTED),
-    **dict.fromkeys(range(400, 500), _FAILED),
-    **dict.fromkeys((401, 407), _CHALLENGED),
-    **dict.fromkeys((480, 486, 487), _EFFECTIVE),
-    **dict.fromkeys(range(500, 600), _SERVER),
-    **dict.fromkeys(range(600, 700), _GLOBAL_FAILED),
-    **dict.fromkeys((600, 603, 607, 608), _GLOBAL_EFFECTIVE),
-}
-_CLASSES: Final = {
-    "2xx": (_ANSWERED,),
-    "3xx": (_REDIRECTED,),
-    "4xx": (_CHALLENGED, _FAILED, _EFFECTIVE),
-    "5xx": (_SERVER,),
-    "6xx": (_GLOBAL_FAILED, _GLOBAL_EFFECTIVE),
-    "unknown": (_UNKNOWN,),
-}
-_SEIZURES = (_ANSWERED, _FAILED, _EFFECTIVE, _SERVER, _GLOBAL_FAILED, _GLOBAL_EFFECTIVE)
-_NUMERATORS: Final = {
-    "asr_percent": (_ANSWERED,),
-    "ner_percent": (_ANSWERED, _EFFECTIVE, _GLOBAL_EFFECTIVE),
-    "server_errors_percent": (_SERVER,),
-}
 
 
 class _Window:
@@ -300,12 +254,12 @@ class Windows:
         """One call whose setup is over: its attempts speak for their trunks, it for the rest.
 
         The call itself speaks for its trunk when none of its attempts has that one. What counts as
-        what is said at the top of this file.
+        what `setups` says.
         """
         self._turn(now)
         call = setup.call
         if call.final_origin == "admission":
-            self._count(call, (_OWN,), call.trunk)
+            self._count(call, (OWN,), call.trunk)
             return
         trunk = call.trunk
         for attempt in setup.attempts:
@@ -313,10 +267,10 @@ class Windows:
                 continue
             if attempt.trunk == trunk:
                 trunk = None
-            kind = _kind_of_attempt(attempt, setup)
+            kind = kind_of_attempt(attempt, setup)
             if kind is not None:
                 self._count_trunk(attempt.trunk, _with_pdd(kind, attempt.pdd_ms))
-        kind = _kind_of_call(call)
+        kind = kind_of_call(call)
         if kind is not None:
             self._count(call, _with_pdd(kind, call.pdd_ms), trunk)
 
@@ -347,12 +301,12 @@ class Windows:
         """
         first, sums = self._sums(key, seconds, now, since)
         get = sums.get
-        seizures = sum(get(kind, 0) for kind in _SEIZURES)
+        seizures = sum(get(kind, 0) for kind in SEIZURES)
         answered, effective, errors = (
-            sum(get(kind, 0) for kind in _NUMERATORS[name])
+            sum(get(kind, 0) for kind in NUMERATORS[name])
             for name in ("asr_percent", "ner_percent", "server_errors_percent")
         )
-        by_class = {name: sum(get(k, 0) for k in kinds) for name, kinds in _CLASSES.items()}
+        by_class = {name: sum(get(k, 0) for k in kinds) for name, kinds in CLASSES.items()}
         delays = _histogram(sums, _PDD, _PDD_END)
         base = max(
             (_MOS + at * _SCALE for at in range(len(_SCALES))),
@@ -369,7 +323,7 @@ class Windows:
             answered=answered,
             effective=effective,
             by_class=by_class,
-            own_refusals=get(_OWN, 0),
+            own_refusals=get(OWN, 0),
             asr_percent=_percent(answered, seizures),
             ner_percent=_percent(effective, seizures),
             server_errors_percent=_percent(errors, seizures),
@@ -408,7 +362,7 @@ class Windows:
         A measure that is none of quality is a ValueError.
         """
         _, sums = self._sums(key, seconds, now, since)
-        if measure in _NUMERATORS:
+        if measure in NUMERATORS:
             going = self.going[key.scope, key.value]
             return _judge_share(sums, measure, limit, min_samples, going)
         if measure == "pdd_p95_ms":
@@ -527,59 +481,7 @@ class Windows:
         return series
 
 
-# -- what of a setup counts as what
-
-
-def _kind(code: int | None, rang: bool) -> int:
-    if code is None:
-        return _UNKNOWN
-    if code == 408 and rang:
-        return _EFFECTIVE
-    return _KINDS.get(code, _UNKNOWN)
-
-
-def _kind_of_call(call: CallRecord) -> int | None:
-    kind = _kind(call.final_code, call.ring_ms is not None)
-    if kind == _UNKNOWN and "interrupted" in call.flags:
-        return None
-    return kind if call.seizure or kind == _REDIRECTED else None
-
-
-def _kind_of_attempt(attempt: AttemptRecord, setup: Setup) -> int | None:
-    kind = _kind(attempt.final_code, attempt.ring_ms is not None)
-    if kind == _CHALLENGED:
-        return None if "challenged" in attempt.flags else kind
-    if kind == _UNKNOWN:
-        return None if "interrupted" in attempt.flags else kind
-    if kind == _FAILED:
-        if attempt.final_code in _RETRIED and _sent_again(attempt, setup):
-            return None
-        if attempt.inferred and not _gave_up(attempt, setup):
-            return _UNKNOWN
-    return kind
-
-
-def _sent_again(attempt: AttemptRecord, setup: Setup) -> bool:
-    """Whether the same place was tried once more after it had asked for something else."""
-    place = (attempt.peer_ip, attempt.peer_port)
-    return any(
-        later.failover_order > attempt.failover_order and (later.peer_ip, later.peer_port) == place
-        for later in setup.attempts
-    )
-
-
-def _gave_up(attempt: AttemptRecord, setup: Setup) -> bool:
-    """Whether an attempt without a final had failed before its call was answered or cancelled."""
-    call = setup.call
-    if not call.answered and call.final_code != 487:
-        return True
-    began = attempt.started_at
-    if any(later.started_at - began >= FORK for later in setup.attempts):
-        return True
-    ended = call.ended_at
-    if call.answered:
-        ended = None if call.setup_ms is None else call.started_at + int(call.setup_ms * 1000)
-    return "no_response" in attempt.flags and ended is not None and ended - began >= SILENT
+# -- places in a bucket
 
 
 def _with_pdd(kind: int, pdd_ms: float | None) -> tuple[int, ...]:
@@ -694,8 +596,8 @@ def _tail(part: int, whole: int, share: float) -> float:
 
 
 def _judge_share(sums: Bucket, measure: str, limit: float, min_samples: int, going: int) -> Verdict:
-    whole = sum(sums.get(kind, 0) for kind in _SEIZURES)
-    part = sum(sums.get(kind, 0) for kind in _NUMERATORS[measure])
+    whole = sum(sums.get(kind, 0) for kind in SEIZURES)
+    part = sum(sums.get(kind, 0) for kind in NUMERATORS[measure])
     value = _percent(part, whole)
     if whole < max(min_samples, 1):
         return Verdict(None, value, whole)

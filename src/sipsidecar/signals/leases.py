@@ -462,7 +462,7 @@ class Leases:
             self._count(cohort, 1)
 
     def _count(self, cohort: Cohort, by: int) -> None:
-        for key in (_ALL, *zip(SCOPES, cohort, strict=True)):
+        for key in (_ALL, *zip(SCOPES, cohort, strict=False)):  # no carrier, no agent
             count = self.active[key]
             self._before.setdefault(key, count)
             if count + by:

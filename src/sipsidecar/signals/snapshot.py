@@ -29,6 +29,8 @@ REPORTS = (
 )  # fmt: skip
 """What messages about media were, or what became of them."""
 GATEWAY_STATES = ("up", "down", "unknown")
+TRUNK_STATES = ("unknown", "active", "trying", "inactive", "disabled")
+"""States of a far end, as Kamailio's dispatcher calls them."""
 SWITCH_CAPS = ("legs", "gateways", "registrations")
 """What is bounded of one FreeSWITCH."""
 
@@ -316,6 +318,80 @@ class AdmissionFigures(msgspec.Struct, frozen=True):
     """Bugs in admission itself, each of which cost a turn or made a part begin again."""
 
 
+class KpiScope(msgspec.Struct, frozen=True, kw_only=True):
+    """What all calls, or those of one value of one dimension, did.
+
+    A trunk's and a carrier's are figures of attempts.
+    """
+
+    scope: str
+    """A dimension of cohorts, `global`, or `registrations`."""
+    value: str
+    """Configured; empty of those two."""
+    counts: dict[str, int] = {}
+    """In the last minutes, by the names of `KpiMinute`'s fields."""
+    ratios: dict[str, float] = {}
+    """Shares from 0 to 1 in the last minutes, by name; what nobody knows is not there. So are the rest."""
+    seconds: dict[tuple[str, str], float] = {}
+    """Delays by name and quantile."""
+    acd_seconds: float | None = None
+    mos: dict[str, float] = {}
+    """Mean by scale."""
+    codes: dict[tuple[int, str], int] = {}
+    """Setups since the start, by final code (0: unknown) and who made it; admission: this product."""
+    completed: int = 0
+    """Calls since the start that ended with a BYE."""
+
+
+class KpiFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of calls in the last minutes, by whose they are."""
+
+    window_seconds: float
+    """What they cover, and what is gone of the minute that is open."""
+    scopes: tuple[KpiScope, ...]
+    limits: dict[str, int] = {}
+    """What the caps cost, by cap: cohorts (counted as `other` in all dimensions), minutes (counted in
+    another one), calls (ended at another trunk than they were set up at), challenges (not paired)."""
+    left_out: int = 0
+    """Configured values over the cap of those that are shown."""
+
+
+class TrunkFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one far end that is looked after; unknown is None."""
+
+    name: str
+    """As it is configured; so is `trunk`."""
+    trunk: str
+    state: str
+    """The words of `TRUNK_STATES`."""
+    rtt_ms: float | None = None
+    own: bool = True
+    """By OPTIONS of our own; else by those of others."""
+    since_seconds: float | None = None
+    """Age of the state."""
+    certificate_days: float | None = None
+    """Until its TLS certificate ends; negative: it has."""
+    failures: int = 0
+    """OPTIONS without a good answer."""
+
+
+class WatchFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What is looked after besides capture: figures of calls, trunks, incidents and who is told."""
+
+    kpi: KpiFigures | None = None
+    trunks: tuple[TrunkFigures, ...] = ()
+    incidents: dict[tuple[str, str], int] = {}
+    """Open ones by category and severity."""
+    receivers: dict[tuple[str, str], int] = {}
+    """Alerts by configured receiver and what became of them: sent, failed, dropped."""
+    events: dict[str, int] = {}
+    """Of the timeline, by kind."""
+    faults: int = 0
+    """Bugs in watching itself, each of which cost a turn or made a part begin again."""
+    folded: int = 0
+    """Series of detectors over their cap."""
+
+
 class Figures(msgspec.Struct, frozen=True):
     """Everything that is shown of one running sidecar."""
 
@@ -337,6 +413,8 @@ class Figures(msgspec.Struct, frozen=True):
     switches: tuple[SwitchFigures, ...] = ()
     admission: AdmissionFigures | None = None
     """None where admission is not configured."""
+    watch: WatchFigures | None = None
+    """None while nothing is watched."""
 
     def ledger(self) -> dict[str, int]:
         """Where every packet went, received or found in the spool; `balance` is 0 when none misses."""

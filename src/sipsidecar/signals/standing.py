@@ -627,7 +627,7 @@ class Standing:
 def scopes_of(cohort: Cohort) -> Iterator[tuple[str, str]]:
     """Every scope and value that a call of the cohort is of."""
     yield GLOBAL, ""
-    yield from zip(SCOPES, cohort, strict=True)
+    yield from zip(SCOPES, cohort, strict=False)  # it is also of a carrier and an agent
 
 
 def _past(rule: Rule, reading: float, limit: float) -> bool:

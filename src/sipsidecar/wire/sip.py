@@ -516,3 +516,37 @@ def parse(payload: bytes) -> Message:
         body,
         truncated,
     )
+
+
+def build_options(
+    *,
+    ruri: str,
+    transport: str,
+    sent_by: str,
+    branch: str,
+    call_id: str,
+    from_uri: str,
+    from_tag: str,
+    to_uri: str,
+    contact: str,
+    user_agent: str,
+    cseq: int = 1,
+) -> bytes:
+    """An OPTIONS outside any dialog (RFC 3261 11.1); the caller made sure that no part has line ends.
+
+    `transport` is a name as `Via` has it; `branch` is with its cookie. `rport` is empty: the answer
+    shall come back to where this comes from (RFC 3581).
+    """
+    return (
+        f"OPTIONS {ruri} SIP/2.0\r\n"
+        f"Via: SIP/2.0/{transport.upper()} {sent_by};rport;branch={branch}\r\n"
+        "Max-Forwards: 70\r\n"
+        f"From: <{from_uri}>;tag={from_tag}\r\n"
+        f"To: <{to_uri}>\r\n"
+        f"Call-ID: {call_id}\r\n"
+        f"CSeq: {cseq} OPTIONS\r\n"
+        f"Contact: <{contact}>\r\n"
+        "Accept: application/sdp\r\n"
+        f"User-Agent: {user_agent}\r\n"
+        "Content-Length: 0\r\n\r\n"
+    ).encode()

@@ -15,10 +15,11 @@ from asking import Client, Reply, Run, Served, both_loops, serving
 from desks import Desk
 from sipsidecar.calls.events import Sighted
 from sipsidecar.edges.http import Access, Limits, bodies, listener
+from sipsidecar.edges.http.bodies import QuestionError
 from sipsidecar.edges.http.connections import MAX_BODY
 from sipsidecar.edges.http.guard import Role
 from sipsidecar.edges.http.pages import Request
-from sipsidecar.edges.http.verdicts import ABSENT, Question, QuestionError, admission_pages
+from sipsidecar.edges.http.verdicts import ABSENT, Question, admission_pages
 from sipsidecar.signals.decisions import Ask, Decision
 from sipsidecar.wire import sip
 

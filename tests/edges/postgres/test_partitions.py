@@ -15,6 +15,8 @@ from stored import (
     attempt,
     call_row,
     count,
+    event_row,
+    kpi_row,
     message,
     partitions,
     rows_in,
@@ -24,8 +26,9 @@ from stored import (
 )
 
 HOUR = DAY // 24
-BY_DAY = [table for table in rows.TABLES if table != "messages"]
-AHEAD = 4 * len(BY_DAY) + 8
+BY_WEEK = ["kpi_minute", "code_minute", "baseline_hours", "incidents", "events"]
+BY_DAY = [table for table in rows.TABLES if table not in {"messages", *BY_WEEK}]
+AHEAD = 8 + 4 * len(BY_DAY) + 3 * len(BY_WEEK)
 FOREVER: dict[str, int] = {}
 
 
@@ -53,7 +56,9 @@ async def empty(database: str) -> AsyncIterator[Postgres]:
 # --- ahead ------------------------------------------------------------------------------------
 
 
-async def test_days_and_hours_around_now_are_made_ahead(database: str, empty: Postgres) -> None:
+async def test_weeks_days_and_hours_around_now_are_made_ahead(
+    database: str, empty: Postgres
+) -> None:
     report = await empty.maintain(NOON)
     assert (report.made, report.dropped, report.postponed) == (AHEAD, 0, 0)
     async with sql(database) as connection:
@@ -65,6 +70,11 @@ async def test_days_and_hours_around_now_are_made_ahead(database: str, empty: Po
             assert await partitions(connection, table) == [
                 f"{table}_default",
                 *(f"{table}_p202607{day}" for day in range(19, 23)),
+            ]
+        for table in BY_WEEK:
+            assert await partitions(connection, table) == [
+                f"{table}_default",
+                *(f"{table}_p202607{day:02}" for day in (9, 16, 23)),
             ]
     assert (await empty.maintain(NOON + HOUR // 2)).made == 0
     assert (await empty.maintain(NOON + HOUR)).made == 1
@@ -120,7 +130,7 @@ async def test_a_day_of_messages_from_the_first_version_goes_on_and_its_hours_ar
         )
         late = NOON + 11 * HOUR
         report = await empty.maintain(late)
-        assert (report.made, report.postponed) == (4 * len(BY_DAY) + 6, 0)
+        assert (report.made, report.postponed) == (AHEAD - 2, 0)
         await empty.write(1, {"messages": [message(received_at=late + n * HOUR) for n in (0, 1)]})
         assert await rows_in(connection, "messages") == [
             ("messages_p20260720", 1),
@@ -422,6 +432,30 @@ async def test_rows_that_waited_in_default_partitions_get_partitions_of_their_ow
     assert "calls 3" in line
     assert "7 moved, 0 left" in line
     assert (await empty.maintain(NOON)).default_rows == {}
+
+
+async def test_rows_of_weeks_are_moved_to_the_week_that_holds_them(
+    database: str, empty: Postgres
+) -> None:
+    await empty.maintain(NOON)  # a Monday; weeks begin on Thursdays, as 1970 did
+    thursday = NOON // DAY * DAY - 4 * DAY
+    times = [thursday - 30 * DAY - 1, thursday - 1, thursday, thursday + 7 * DAY - 1]
+    rows_of = [kpi_row(at - 60_250_000) for at in times]
+    await empty.write(1, {"kpi_minute": rows_of, "events": [event_row("e", NOON + 30 * DAY)]})
+    report = await empty.maintain(NOON)
+    assert (report.made, report.moved, report.default_left) == (2, 2, 0)
+    async with sql(database) as connection:
+        assert await rows_in(connection, "kpi_minute") == [
+            ("kpi_minute_p20260611", 1),
+            ("kpi_minute_p20260709", 1),
+            ("kpi_minute_p20260716", 2),
+        ]
+        assert await rows_in(connection, "events") == [("events_p20260813", 1)]
+    keep = Postgres(settings_of(database, retention_days={"kpi_minute": 3}))
+    late = thursday + 10 * DAY - 1
+    assert (await keep.maintain(late)).dropped == 2
+    assert (await keep.maintain(late + 1)).dropped == 1
+    assert await count(database, "kpi_minute") == 0
 
 
 async def test_rows_of_the_default_partition_past_their_retention_go_and_get_no_partition(

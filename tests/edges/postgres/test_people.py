@@ -15,17 +15,23 @@ from stored import (
     call_row,
     conversation_row,
     count,
+    incident_row,
     interval_row,
     leg_row,
     media_row,
     message,
+    outcome_row,
     settings_of,
     sql,
     store,
 )
 
 TABLES = (*people.TABLES, *people.JOINED_TABLES, "quarantine")
-ALL_ROWS = [7, 3, 4, 8, 2, 7, 4, 0, 0, 4]
+# There is no person in them, but for the examples of incidents.
+NOBODYS = {
+    "pings", "admission_states", "kpi_minute", "code_minute", "baseline_hours", "incidents", "events",
+}  # fmt: skip
+ALL_ROWS = [7, 3, 4, 8, 2, 7, 4, 3, 0, 0, 4]
 
 
 def quarantined(payload: bytes, sequence: int = 0, received_at: int = NOON) -> bytes:
@@ -76,6 +82,12 @@ async def people_calls(database: str) -> str:
                     *(admission_row("to@pbx", rule=rule) for rule in ("one", "two")),
                     *(admission_row(name) for name in ("bob@pbx", "")),
                 ],
+                "outcomes": [outcome_row(name) for name in ("to@pbx", "bob@pbx", "")],
+                "incidents": [
+                    incident_row("5xx-1", call_ids=("bob@pbx", "to@pbx", "old@pbx", "case@pbx")),
+                    incident_row("asr-1", call_ids=("from@pbx",)),
+                    incident_row("asr-2"),
+                ],
                 "quarantine": [
                     quarantined(b"garbage sip:alice@h", 1),
                     quarantined(b"garbage sip:alice2@h alice", 2),
@@ -98,7 +110,8 @@ async def test_a_person_is_found_as_caller_callee_target_and_registered(people_c
     assert sorted(found.call_ids) == names
     assert found.rows == {
         "calls": 5, "attempts": 2, "media": 2, "quality_intervals": 4, "registrations": 1,
-        "messages": 5, "admissions": 2, "legs": 0, "conversations": 0, "quarantine": 2,
+        "messages": 5, "admissions": 2, "outcomes": 1, "legs": 0, "conversations": 0,
+        "quarantine": 2,
     }  # fmt: skip
     assert {key[2] for key in found.quarantined} == {1, 2}
     assert [await count(people_calls, table) for table in TABLES] == ALL_ROWS
@@ -139,13 +152,17 @@ async def test_what_was_found_is_deleted_and_nothing_else(
     assert len(gone) == 3 + 1
     assert {t: sum(some.get(t, 0) for some in gone) for t in TABLES} == found.rows
     assert [await count(people_calls, table) for table in TABLES] == [
-        2, 1, 2, 4, 1, 2, 2, 0, 0, 2,
+        2, 1, 2, 4, 1, 2, 2, 2, 0, 0, 2,
     ]  # fmt: skip
     async with sql(people_calls) as connection:
         left = await connection.fetch("SELECT call_id FROM calls ORDER BY 1")
         assert [row["call_id"] for row in left] == ["bob@pbx", "case@pbx"]
         kept = await connection.fetch("SELECT sequence FROM quarantine ORDER BY 1")
         assert [row["sequence"] for row in kept] == [3, 4]
+        examples = await connection.fetch("SELECT incident, call_ids FROM incidents ORDER BY 1")
+        assert [tuple(row) for row in examples] == [
+            ("5xx-1", ["bob@pbx", "case@pbx"]), ("asr-1", []), ("asr-2", []),
+        ]  # fmt: skip
     again = await find_person(settings_of(people_calls), ["alice"])
     assert again == Person((), dict.fromkeys(TABLES, 0))
     assert await forgotten(people_calls, ["alice"], again) == []
@@ -229,7 +246,7 @@ async def test_messages_without_a_call_belong_to_nobody(database: str) -> None:
 def test_every_table_with_call_ids_is_forgotten() -> None:
     assert {*people.TABLES, *people.JOINED_TABLES} == {
         table for table, columns in rows.TABLES.items() if "call_id" in columns
-    } - {"pings", "admission_states"}  # there is no person in them
+    } - NOBODYS
 
 
 async def test_a_long_user_is_found_as_it_was_clipped(database: str) -> None:

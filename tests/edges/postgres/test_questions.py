@@ -659,4 +659,4 @@ async def test_a_question_can_be_asked_with_settings_and_changes_nothing(databas
         await opened.write(1, {"attempts": [rows.encode_attempt(attempt("a", "z"), 1)]})
     assert len(await questions.find_attempts(settings_of(database), "a")) == 1
     with pytest.raises(StoreUnavailable, match="read-only"):
-        await questions._ask(database, "DELETE FROM attempts WHERE call_id = $1", "a")
+        await questions.ask(database, "DELETE FROM attempts WHERE call_id = $1", "a")

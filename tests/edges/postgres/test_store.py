@@ -21,6 +21,7 @@ from sipsidecar.calls.events import AttemptRecord
 from sipsidecar.edges.embedded import EmbeddedPostgres
 from sipsidecar.edges.postgres import Postgres
 from sipsidecar.edges.postgres import store as storing
+from sipsidecar.signals import minutes as words
 from stored import (
     BROKEN_ROW,
     DAY,
@@ -31,19 +32,27 @@ from stored import (
     as_stored,
     attempt,
     bare,
+    baseline,
     call,
     call_row,
+    code_row,
     conversation,
     conversation_row,
     count,
+    event,
+    event_row,
     filled,
+    incident,
+    incident_row,
     interval,
     interval_row,
+    kpi_row,
     leg,
     leg_row,
     media,
     media_row,
     message,
+    outcome_row,
     settings_of,
     sql,
     state,
@@ -92,7 +101,8 @@ async def test_no_table_breaks_the_rules_of_distribution_by_call(database: str) 
         )
         counters = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relkind = 'S'")
     primary = {table: text for table, kind, text in keys if kind == b"p"}
-    assert set(primary) == set(rows.TABLES) - {"messages", "quarantine"}
+    alike = {"messages", "quarantine", "kpi_minute", "code_minute"}  # two equal rows are both true
+    assert set(primary) == set(rows.TABLES) - alike
     assert all("(call_id, " in text and "received_at" in text for text in primary.values())
     assert not [text for _, kind, text in keys if kind in (b"f", b"u")]
     assert (nullable, counters) == (0, 0)
@@ -240,10 +250,53 @@ async def test_a_database_of_the_fourth_version_gets_cohorts_and_refusals_and_ke
         assert [tuple(row) for row in recent] == [("after", "t1", "eu"), ("before", None, None)]
 
 
+async def test_a_database_of_the_fifth_version_gets_carriers_and_figures_and_keeps_its_calls(
+    bare_database: str,
+) -> None:
+    now = time.time_ns() // 1000
+    async with sql(bare_database) as connection:
+        for version in (1, 2, 3, 4, 5):
+            await connection.execute(storing._migrations()[version])
+            await connection.execute("INSERT INTO sipsidecar_schema VALUES ($1)", version)
+        today = datetime.now(UTC).date()
+        for table in ("calls", "attempts"):
+            await connection.execute(
+                f"CREATE TABLE {table}_p{today:%Y%m%d} PARTITION OF {table} FOR VALUES "
+                f"FROM ('{today} 00:00:00+00') TO ('{today + timedelta(days=1)} 00:00:00+00')"
+            )
+            await connection.execute(
+                f"INSERT INTO {table} (call_id, from_tag, received_at, started_at, node_id) "  # noqa: S608
+                "VALUES ('before', 't', $1, $1, 1)",
+                now,
+            )
+        labels = {"carrier": "telco", "agent": "bot-1"}
+        made = attempt("after", "z", received_at=now, started_at=now, **labels)
+        async with store(bare_database, retention_days={}) as opened:
+            tables = {
+                "calls": [call_row("after", received_at=now, started_at=now + 1, **labels)],
+                "attempts": [rows.encode_attempt(made, 1)],
+                "kpi_minute": [kpi_row(now)],
+                "code_minute": [code_row(200, minute_at=now)],
+                "baseline_hours": [rows.encode_baseline(baseline(hour_at=now), 1)],
+                "incidents": [incident_row("5xx-1", now)],
+                "events": [event_row("e-1", now)],
+                "outcomes": [outcome_row("after", received_at=now)],
+            }
+            assert await opened.write(1, tables) == Written()
+            assert (await opened.maintain(now)).postponed == 0
+        for table in tables:
+            places = await connection.fetch(f"SELECT tableoid::regclass::text FROM {table}")  # noqa: S608
+            assert all(place.startswith(f"{table}_p") for (place,) in places), table
+        recent = await connection.fetch("SELECT call_id, carrier, agent FROM calls_recent")
+        assert [tuple(row) for row in recent] == [
+            ("after", "telco", "bot-1"), ("before", None, None),
+        ]  # fmt: skip
+
+
 async def test_a_newer_schema_is_refused_and_both_versions_are_named(database: str) -> None:
     async with store(database), sql(database) as connection:
         await connection.execute("INSERT INTO sipsidecar_schema VALUES (999)")
-    with pytest.raises(StoreError, match=r"schema version 999, this sidecar knows version 5:"):
+    with pytest.raises(StoreError, match=r"schema version 999, this sidecar knows version 6:"):
         await Postgres(settings_of(database)).open()
 
 
@@ -252,7 +305,7 @@ async def test_two_sidecars_that_start_at_once_migrate_once(database: str) -> No
     await asyncio.gather(*(one.open() for one in both))
     for one in both:
         await one.close()
-    assert await count(database, "sipsidecar_schema") == 5
+    assert await count(database, "sipsidecar_schema") == 6
 
 
 async def test_a_database_of_another_encoding_is_refused(database: str) -> None:
@@ -338,9 +391,12 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | LONG_TEXT,
     int: ANY_INT,
     int | None: st.none() | ANY_INT,
+    float: st.floats(),
     float | None: st.none() | st.floats(),
     bool: st.booleans(),
+    bool | None: st.none() | st.booleans(),
     tuple[int, ...]: st.lists(ANY_INT, max_size=3).map(tuple),
+    tuple[float, ...]: st.lists(st.floats(), max_size=3).map(tuple),
     tuple[str, ...]: st.lists(LONG_TEXT, max_size=3).map(tuple),
 }
 
@@ -372,8 +428,8 @@ def wild(table: str) -> st.SearchStrategy[tuple[str, bytes]]:
         field.name: ADDRESS if field.name.endswith("_ip") else BY_TYPE[field.type]
         for field in msgspec.structs.fields(kind)
     }
-    if "evidence" in values:
-        values["evidence"] = EVIDENCE
+    for name in {"data", "evidence"} & values.keys():
+        values[name] = EVIDENCE
     return st.builds(kind, **values).map(lambda record: (table, encode(record, 1)))
 
 
@@ -459,7 +515,12 @@ def test_keys_of_the_longest_and_least_compressible_text_fit_in_the_index(databa
                 record.call_id, from_tag=record.from_tag, **long, verdict=noise(7, 4000)
             )
             changed = state(noise(8, 4000), scope=noise(9, 4000), scope_value=noise(10, 4000))
+            hour = baseline(noise(12, 4000))
             tables = {
+                "baseline_hours": [rows.encode_baseline(hour, 1)],
+                "incidents": [incident_row(noise(13, 4000), revision=2**40)],
+                "events": [event_row(noise(14, 4000))],
+                "outcomes": [outcome_row(record.call_id, noise(15, 4000))],
                 "attempts": [rows.encode_attempt(record, 1)],
                 "admissions": [rows.encode_admission(refusal, 1)],
                 "admission_states": [
@@ -533,6 +594,269 @@ async def test_the_view_by_rule_counts_what_each_did_and_would_have_done(databas
         ("asr", "", "", 0, 0, 0, 1),
     ]
     assert (found[0]["first_at"], found[0]["last_at"]) == (now - 2, now)
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+MINUTE = 60_000_000
+BOUNDS = {
+    "delay": words.DELAY_BOUNDS_MS,
+    "talk": words.TALK_BOUNDS_SECONDS,
+    "mos": words.MOS_BOUNDS,
+    "loss": words.LOSS_BOUNDS_PERCENT,
+    "jitter": words.JITTER_BOUNDS_MS,
+    "rtt": words.RTT_BOUNDS_MS,
+}
+
+
+async def figures(dsn: str, ask: str, *values: Any) -> list[dict[str, Any]]:
+    async with sql(dsn) as connection:
+        return [dict(row) for row in await connection.fetch(ask, *values)]
+
+
+async def test_two_rows_of_one_minute_and_cohort_are_both_kept_and_add_up(database: str) -> None:
+    now = time.time_ns() // 1000 // (5 * MINUTE) * 5 * MINUTE
+    some = [
+        kpi_row(now, trunk="acme", attempts=4, seizures=4, answered=3),
+        kpi_row(now, trunk="acme", attempts=4, seizures=4, answered=3),
+        kpi_row(now + MINUTE, trunk="acme", attempts=2, seizures=2, answered=0),
+    ]
+    async with store(database) as opened:
+        assert await opened.write(1, {"kpi_minute": some}) == Written()
+        assert await opened.write(1, {"kpi_minute": some}) == Written()
+    (row,) = await figures(database, "SELECT * FROM kpi_5min")
+    assert (row["time"], row["trunk"], row["attempts"], row["answered"]) == (now, "acme", 10, 6)
+    assert row["asr_percent"] == pytest.approx(60)
+
+
+async def test_the_shares_of_a_view_are_those_of_the_standards_vector(database: str) -> None:
+    """standards 3.1: 60x200, 10x486, 8x480, 5x487, 4x404, 3x603, 4x503, 2x500, 2x408, 2x302."""
+    now = time.time_ns() // 1000
+    row = kpi_row(
+        now,
+        attempts=100, redirected=2, seizures=98, answered=60, effective=86, session_effective=81,
+        ineffective=8, ended=58, completed=50, dropped=8, short_calls=29, talk_seconds=5800.0,
+        talk_count=50, own_refusals=7,
+    )  # fmt: skip
+    async with store(database) as opened:
+        await opened.write(1, {"kpi_minute": [row]})
+    for view in ("kpi_5min", "kpi_hour", "kpi_day"):
+        (seen,) = await figures(database, f"SELECT * FROM {view}")  # noqa: S608
+        shares = {name: value for name, value in seen.items() if name.endswith("_percent")}
+        assert {name: round(value, 4) for name, value in shares.items() if value is not None} == {
+            "asr_percent": 61.2245, "ner_percent": 87.7551, "ser_percent": 61.2245,
+            "seer_percent": 82.6531, "isa_percent": 8.0, "scr_percent": 50.0, "abr_percent": 60.0,
+            "short_percent": 50.0, "dropped_percent": round(800 / 58, 4),
+        }  # fmt: skip
+        assert (seen["acd_seconds"], seen["own_refusals"], seen["pdd_p95_ms"]) == (116, 7, None)
+
+
+def of_buckets(kind: str, counts: Sequence[int], share: float) -> float | None:
+    low = 1.0 if kind == "mos" else 0.0
+    edges = [low, *BOUNDS[kind]]
+    wanted = share * sum(counts)
+    before = 0
+    for place, number in enumerate(counts):
+        if number and before + number >= wanted:
+            if place + 1 == len(edges):
+                return edges[-1]
+            width = edges[place + 1] - edges[place]
+            return edges[place] + width * (wanted - before) / number
+        before += number
+    return None
+
+
+PERCENTILES = {
+    "pdd": ("delay", {"pdd_p50_ms": 0.5, "pdd_p95_ms": 0.95}),
+    "setup": ("delay", {"setup_p50_ms": 0.5, "setup_p95_ms": 0.95}),
+    "failed_srd": ("delay", {"failed_srd_p95_ms": 0.95}),
+    "talk": ("talk", {"talk_p50_seconds": 0.5}),
+    "mos_nb": ("mos", {"mos_nb_p05": 0.05}),
+    "mos_wb": ("mos", {"mos_wb_p05": 0.05}),
+    "mos_fb": ("mos", {"mos_fb_p05": 0.05}),
+    "loss": ("loss", {"loss_p95_percent": 0.95}),
+    "jitter": ("jitter", {"jitter_p95_ms": 0.95}),
+    "rtt": ("rtt", {"rtt_p95_ms": 0.95}),
+    "rrd": ("delay", {"rrd_p95_ms": 0.95}),
+}
+
+
+async def test_percentiles_are_linear_within_the_buckets_of_the_rows_together(
+    database: str,
+) -> None:
+    now = time.time_ns() // 1000 // (5 * MINUTE) * 5 * MINUTE
+    chance = random.Random(6)
+    batch, expected = [], []
+    for number in range(40):
+        counts = {
+            name: [chance.choice((0, 0, 0, 1, 5, 100)) for _ in range(len(BOUNDS[kind]) + 1)]
+            for name, (kind, _) in PERCENTILES.items()
+        }
+        label = {"tenant": f"{number:02}"}
+        halves = [{f"{name}_buckets": tuple(some)} for name, some in counts.items()]
+        batch += [kpi_row(now, **label, **half) for half in halves[::2]]
+        batch += [kpi_row(now + MINUTE, **label, **half) for half in halves]
+        for place, (name, (kind, columns)) in enumerate(PERCENTILES.items()):
+            times = 2 if place % 2 == 0 else 1
+            for column, share in columns.items():
+                value = of_buckets(kind, [times * n for n in counts[name]], share)
+                expected.append((number, column, value))
+    async with store(database) as opened:
+        await opened.write(1, {"kpi_minute": batch})
+    seen = await figures(database, "SELECT * FROM kpi_5min ORDER BY tenant")
+    assert len(seen) == 40
+    for number, column, value in expected:
+        assert seen[number][column] == (None if value is None else pytest.approx(value)), column
+
+
+async def test_means_are_of_what_was_counted_and_unknown_without_it(database: str) -> None:
+    now = time.time_ns() // 1000
+    known = kpi_row(
+        now, pdd_count=4, pdd_sum_ms=4800.0, loss_count=2, loss_sum_percent=3.0, mos_wb_count=3,
+        mos_wb_sum=12.3, rrd_count=2, rrd_sum_ms=100.0, registers=10, registers_failed=1,
+    )  # fmt: skip
+    async with store(database) as opened:
+        await opened.write(1, {"kpi_minute": [known]})
+    (seen,) = await figures(database, "SELECT * FROM kpi_hour")
+    assert (seen["pdd_ms"], seen["loss_percent"], seen["rrd_ms"]) == (1200, 1.5, 50)
+    assert (seen["mos_wb"], seen["ira_percent"]) == (pytest.approx(4.1), 10)
+    unknown = ("mos_nb", "mos_fb", "jitter_ms", "rtt_ms", "asr_percent", "acd_seconds")
+    assert [seen[name] for name in unknown] == [None] * 6
+
+
+async def test_figures_of_any_time_are_added_up_by_what_is_asked_for(database: str) -> None:
+    some = [
+        kpi_row(NOON + n * MINUTE, tenant=tenant, trunk=trunk, attempts=1, pdd_buckets=(1,))
+        for n, tenant, trunk in ((0, "a", "x"), (1, "b", "x"), (2, "b", "y"), (15, "a", "x"))
+    ]
+    codes = [
+        code_row(486, 3, NOON, trunk="x", origin="callee"),
+        code_row(486, 2, NOON + 9 * MINUTE, trunk="x", origin="callee"),
+        code_row(0, 1, NOON, trunk="x"),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"kpi_minute": some, "code_minute": codes})
+    ask = (
+        "SELECT time, tenant, trunk, attempts, pdd_p50_ms FROM kpi('10 minutes', $1, $2, $3) "
+        "ORDER BY time, trunk"
+    )
+    seen = await figures(database, ask, NOON, NOON + 15 * MINUTE, ["trunk"])
+    assert [tuple(row.values()) for row in seen] == [
+        (NOON, None, "x", 2, 50), (NOON, None, "y", 1, 50),
+    ]  # fmt: skip
+    # A step that has begun is whole; none is cut off at its beginning.
+    seen = await figures(database, ask, NOON + 5 * MINUTE, NOON + DAY, [])
+    assert [tuple(row.values()) for row in seen] == [
+        (NOON, None, None, 3, 50), (NOON + 10 * MINUTE, None, None, 1, 50),
+    ]  # fmt: skip
+    found = await figures(
+        database,
+        "SELECT time, trunk, code, class, origin, count FROM codes('10 minutes', $1) ORDER BY code",
+        NOON,
+    )
+    assert [tuple(row.values()) for row in found] == [
+        (NOON, "x", 0, "unknown", "", 1), (NOON, "x", 486, "4xx", "callee", 5),
+    ]  # fmt: skip
+
+
+async def test_the_views_of_codes_add_up_the_minutes_of_their_step(database: str) -> None:
+    hour = time.time_ns() // 1000 // (60 * MINUTE) * 60 * MINUTE - 60 * MINUTE
+    some = [code_row(503, 1, hour + n * MINUTE, source="trunk") for n in (0, 4, 5)]
+    old = code_row(503, 1, hour - 40 * DAY)
+    async with store(database) as opened:
+        await opened.write(1, {"code_minute": [*some, old]})
+    fine = await figures(database, "SELECT time, count, class FROM codes_5min ORDER BY time")
+    assert [tuple(row.values()) for row in fine] == [
+        (hour, 2, "5xx"), (hour + 5 * MINUTE, 1, "5xx"),
+    ]  # fmt: skip
+    coarse = await figures(database, "SELECT source, count FROM codes_hour ORDER BY time")
+    assert [tuple(row.values()) for row in coarse] == [("call", 1), ("trunk", 3)]
+
+
+# --- what happened -----------------------------------------------------------------------------
+
+
+async def test_a_trunk_is_shown_with_its_peers_states_and_its_last_hour(database: str) -> None:
+    now = time.time_ns() // 1000
+    told = {"kind": "trunk", "trunk": "acme"}
+    events = [
+        event_row("1", now - DAY, subject="acme-1", state="inactive", **told),
+        event_row("2", now - 30 * MINUTE, subject="acme-1", state="active", **told),
+        event_row("3", now - 20 * MINUTE, subject="acme-2", state="inactive", **told),
+        event_row("4", now - MINUTE, subject="acme-2", state="certificate", **told),
+        event_row("5", now - DAY, kind="trunk", subject="quiet", state="inactive"),
+        event_row("6", now, subject="acme-3", state="inactive", kind="marker", trunk="acme"),
+    ]
+    figures_of = {"source": "trunk", "trunk": "acme", "seizures": 2, "attempts": 2}
+    minutes = [
+        kpi_row(now - 70 * MINUTE, **figures_of),
+        kpi_row(now - 50 * MINUTE, answered=1, pdd_count=1, pdd_buckets=(0, 1), **figures_of),
+        kpi_row(now - 5 * MINUTE, answered=2, carrier="telco", **figures_of),
+        kpi_row(now, **(figures_of | {"source": "call"})),
+        kpi_row(now, **(figures_of | {"trunk": "beta", "attempts": 1, "seizures": 0})),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"events": events, "kpi_minute": minutes})
+        ask = "SELECT * FROM trunk_health"
+        seen = {row["trunk"]: row for row in await figures(database, ask)}
+        assert set(seen) == {"acme", "beta", "quiet"}
+        acme = seen["acme"]
+        assert acme["peers"] == ["acme-1 active", "acme-2 inactive"]
+        assert acme["changed_at"] == now - 20 * MINUTE
+        assert (acme["attempts"], acme["asr_percent"]) == (4, 75)
+        assert acme["last_attempt_at"] == now - 5 * MINUTE
+        assert acme["pdd_p50_ms"] == 175
+        assert (seen["beta"]["peers"], seen["beta"]["asr_percent"]) == (None, None)
+        assert (seen["quiet"]["peers"], seen["quiet"]["attempts"]) == (["quiet inactive"], None)
+        begun = event_row("7", now - 25 * MINUTE, kind="sidecar", state="started")
+        await opened.write(2, {"events": [begun]})
+        peers = {row["trunk"]: row["peers"] for row in await figures(database, ask)}
+    assert peers == {"acme": ["acme-2 inactive"], "beta": None}
+
+
+async def test_open_incidents_are_shown_the_gravest_first_and_recent_ones_newest_first(
+    database: str,
+) -> None:
+    now = time.time_ns() // 1000
+    some = [
+        incident_row("a", now - 3, severity="warn"),
+        incident_row("b", now - 9 * DAY, severity="page"),
+        incident_row("c", now - 1, severity="page", state="cleared", cleared_at=now),
+        incident_row("d", now - 2, severity="page", call_ids=("x@y",), codes=("404 +29",)),
+        incident_row("e", now - 40 * DAY, severity="trend"),
+    ]
+    async with store(database) as opened:
+        await opened.write(1, {"incidents": some})
+    ask = "SELECT incident, call_ids FROM "
+    open_now = await figures(database, ask + "incidents_open")
+    assert [row["incident"] for row in open_now] == ["d", "b", "a", "e"]
+    assert open_now[0]["call_ids"] == ["x@y"]
+    recent = await figures(database, ask + "incidents_recent")
+    assert [row["incident"] for row in recent] == ["c", "d", "a", "b"]
+
+
+async def test_the_timeline_joins_events_and_admission_newest_first(database: str) -> None:
+    now = time.time_ns() // 1000
+    tables = {
+        "events": [
+            event_row("m", now - 5, received_at=now, subject="deploy", text="bot 1.4", by="ci"),
+            event_row("old", now - 40 * DAY),
+        ],
+        "admission_states": [
+            state_row(received_at=now - 4, reason="too many"),
+            state_row("drain", received_at=now - 6, scope="global", scope_value=""),
+        ],
+    }
+    async with store(database) as opened:
+        await opened.write(1, tables)
+    seen = await figures(database, "SELECT * FROM timeline")
+    assert [(row["time"], row["kind"], row["subject"], row["scope"]) for row in seen] == [
+        (now - 4, "admission", "acme-asr", "trunk=acme"),
+        (now - 5, "marker", "deploy", "all"),
+        (now - 6, "admission", "drain", "all"),
+    ]
+    assert (seen[0]["trunk"], seen[0]["tenant"], seen[0]["text"]) == ("acme", None, "too many")
+    assert seen[0]["event"] == f"admission-{now - 4}-acme-asr"
 
 
 # --- exactly once ------------------------------------------------------------------------------
@@ -1136,6 +1460,41 @@ async def test_a_conversation_is_replaced_or_taken_back_by_its_name(database: st
             "SELECT conversation, call_id, revision FROM conversations ORDER BY 1"
         )
         assert [tuple(row) for row in found] == [("u1", "a@b", 1), ("u3", "", 0)]
+
+
+async def test_a_later_revision_of_an_incident_replaces_that_one_alone(database: str) -> None:
+    first = [
+        incident("5xx-1"), incident("5xx-1", NOON + 1), incident("404-1"),
+        incident("5xx-1", revision=1), incident("5xx-1", revision=2, state="cleared"),
+    ]  # fmt: skip
+    async with store(database) as opened, sql(database) as connection:
+        await opened.write(1, {"incidents": [rows.encode_incident(one, 1) for one in first[:3]]})
+        await opened.write(2, {"incidents": [rows.encode_incident(first[0], 2)]})
+        keys = [key for one in first if (key := rows.replaced(one, 1))]
+        await opened.write(3, {"incidents": [rows.encode_incident(o, 1) for o in first[3:]]}, keys)
+        found = await connection.fetch(
+            "SELECT incident, received_at, node_id, revision, state FROM incidents ORDER BY 1, 2, 3"
+        )
+    assert [tuple(row) for row in found] == [
+        ("404-1", NOON, 1, 0, "open"),
+        ("5xx-1", NOON, 1, 2, "cleared"),
+        ("5xx-1", NOON, 2, 0, "open"),
+        ("5xx-1", NOON + 1, 1, 0, "open"),
+    ]
+
+
+async def test_events_outcomes_and_hours_of_one_moment_are_told_apart(database: str) -> None:
+    tables = {
+        "events": [event_row("e-1"), event_row("e-2"), rows.encode_event(event("e-1"), 2)],
+        "outcomes": [outcome_row("a"), outcome_row("a", "o-2"), outcome_row("b")],
+        "baseline_hours": [
+            rows.encode_baseline(one, 1)
+            for one in (baseline(), baseline("call:trunk=x"), baseline(received_at=NOON + 9))
+        ],
+    }
+    async with store(database) as opened:
+        assert await opened.write(1, tables) == Written()
+        assert await opened.write(2, tables) == Written(left_out=9)
 
 
 async def test_an_interval_that_is_said_again_is_there_once(database: str) -> None:

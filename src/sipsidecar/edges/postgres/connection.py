@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 RETENTION_DAYS = {
     "calls": 90, "attempts": 90, "media": 90, "quality_intervals": 14, "legs": 90,
     "conversations": 90, "admissions": 90, "admission_states": 365, "registrations": 30, "pings": 7,
-    "messages": 7, "quarantine": 7,
+    "kpi_minute": 400, "code_minute": 400, "baseline_hours": 35, "incidents": 400, "events": 400,
+    "outcomes": 90, "messages": 7, "quarantine": 7,
 }  # fmt: skip
 
 _EPOCH = 946_684_800_000_000  # PostgreSQL counts microseconds from 2000-01-01

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
+WEEK_US = 7 * DAY_US
 
 _PARTITION_LOCK, _MAINTENANCE_LOCK = 0x5349_5002, 0x5349_5004
 _DDL_LOCK_TIMEOUT_MS = 2000
@@ -40,6 +41,9 @@ _MAINTENANCE_DAYS = 30
 # What a repair takes for a time: other rows stay in the DEFAULT partition.
 _FIRST_US, _LAST_US = 0, int(datetime(2300, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 _OTHER_TABLES = ("ingest_batch", "maintenance")
+_BY_HOUR = frozenset({"messages"})
+_BY_WEEK = frozenset({"kpi_minute", "code_minute", "baseline_hours", "incidents", "events"})
+"""What is small or kept long: every partition of a table costs each plan some time."""
 
 # Something is in the way: a reader, rows that came in between, a table of that name, an overlap.
 _IN_THE_WAY = (
@@ -91,12 +95,17 @@ class Partition(NamedTuple):
 
 
 def _step(table: str) -> int:
-    return HOUR_US if table == "messages" else DAY_US
+    """Length of a table's periods; they begin at its multiples, so weeks begin on Thursdays."""
+    if table in _BY_HOUR:
+        return HOUR_US
+    return WEEK_US if table in _BY_WEEK else DAY_US
 
 
 def _ahead(table: str) -> tuple[int, int, int]:
     """From which period to which, counted from now, and how far back a gap is filled."""
-    return (-1, 6, 96) if table == "messages" else (-1, 2, 4)
+    if table in _BY_HOUR:
+        return (-1, 6, 96)
+    return (-1, 1, 2) if table in _BY_WEEK else (-1, 2, 4)
 
 
 def _moment(at_us: int) -> datetime:
@@ -104,7 +113,7 @@ def _moment(at_us: int) -> datetime:
 
 
 def _name(table: str, low_us: int) -> str:
-    return f"{table}_p{_moment(low_us):{'%Y%m%d%H' if table == 'messages' else '%Y%m%d'}}"
+    return f"{table}_p{_moment(low_us):{'%Y%m%d%H' if table in _BY_HOUR else '%Y%m%d'}}"
 
 
 def _bounds(low_us: int, high_us: int) -> tuple[str, str]:
@@ -262,10 +271,10 @@ async def _repair(
     for table in tables:
         step = _step(table)
         found = await connection.fetch(
-            "SELECT DISTINCT date_trunc($1, received_at, 'UTC') AS low "  # noqa: S608
+            "SELECT DISTINCT date_bin(make_interval(secs => $1), received_at, 'epoch') AS low "  # noqa: S608
             f"FROM {table}_default WHERE received_at >= $2 AND received_at < $3 "
             "ORDER BY low DESC LIMIT $4",
-            "hour" if step == HOUR_US else "day",
+            step / 1_000_000,
             max(_FIRST_US, cutoffs.get(table, _FIRST_US)),
             _LAST_US,
             left,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TABLES = (
     "calls", "attempts", "media", "quality_intervals", "registrations", "messages", "admissions",
+    "outcomes",
 )  # fmt: skip
 """The tables whose rows belong to a Call-ID."""
 JOINED_TABLES = ("legs", "conversations")
@@ -58,6 +59,14 @@ SELECT unnest(call_ids) AS call_id FROM conversations WHERE conversation = ANY($
 """
 _COUNT_SQL = "SELECT count(*) FROM {table} WHERE {column} = ANY($1::text[])"
 _DELETE_SQL = "DELETE FROM {table} WHERE {column} = ANY($1::text[])"
+# An incident is nobody's, and stays; the calls that it names as examples are somebody's.
+_EXAMPLES_SQL = """
+UPDATE incidents SET call_ids = ARRAY(
+    SELECT name FROM unnest(call_ids) WITH ORDINALITY AS example (name, place)
+    WHERE name <> ALL($1::text[]) ORDER BY place
+)
+WHERE call_ids && $1::text[]
+"""
 _QUARANTINE_SQL = """
 SELECT received_at, node_id, sequence, payload FROM quarantine
 WHERE ($2::timestamptz IS NULL OR received_at >= $2::timestamptz)
@@ -166,7 +175,8 @@ async def forget_person(
 ) -> AsyncIterator[dict[str, int]]:
     """Delete what was found; gives the deleted rows by table after each transaction.
 
-    All rows of a Call-ID go in one transaction, those of a conversation in another. Raises StoreError; what was given before is gone.
+    All rows of a Call-ID go in one transaction, and it as an example of incidents; those of a
+    conversation go in another. Raises StoreError; what was given before is gone.
     """
     with explained(settings):
         async with session(_patient(settings), "sipsidecar forget") as connection:
@@ -180,6 +190,8 @@ async def forget_person(
                         for table in tables:
                             statement = _DELETE_SQL.format(table=table, column=column)
                             gone[table] = _rows(await connection.execute(statement, some))
+                        if column == "call_id":
+                            await connection.execute(_EXAMPLES_SQL, some)
                     yield gone
             if person.quarantined:
                 keys = [list(column) for column in zip(*person.quarantined, strict=True)]

@@ -168,7 +168,7 @@ def _storable(value: object) -> object:
     return [_storable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-async def _ask(
+async def ask(
     where: Where, sql: str, *values: object, seconds: float = 15.0, work_mem: str = ""
 ) -> list[dict[str, Any]]:
     """Ask one question in a transaction that can change nothing."""
@@ -190,7 +190,7 @@ async def find_calls(where: Where, wanted: CallFilter) -> list[dict[str, Any]]:
     if wanted.order not in ORDERS:
         raise ValueError(f"order: expected one of {', '.join(ORDERS)}")
     *values, order = msgspec.structs.astuple(wanted)
-    return await _ask(where, _calls_sql(order), *values)
+    return await ask(where, _calls_sql(order), *values)
 
 
 async def find_call(
@@ -206,31 +206,31 @@ async def find_call(
     The second search goes back to `since_us` (7 days); Call-IDs that begin with the text go first.
     With `exact` there is none.
     """
-    found = await _ask(where, _CALL_SQL, call_id, limit)
+    found = await ask(where, _CALL_SQL, call_id, limit)
     if found or exact or not call_id:
         return found
     since = time.time_ns() // 1000 - 7 * DAY_US if since_us is None else since_us
-    return await _ask(where, _CALL_PART_SQL, call_id, limit, since)
+    return await ask(where, _CALL_PART_SQL, call_id, limit, since)
 
 
 async def find_attempts(where: Where, call_id: str, limit: int = 1000) -> list[dict[str, Any]]:
     """Find the egress attempts of a call, in the order they were made."""
-    return await _ask(where, _ATTEMPTS_SQL, call_id, limit)
+    return await ask(where, _ATTEMPTS_SQL, call_id, limit)
 
 
 async def find_media(where: Where, call_id: str, limit: int = 1000) -> list[dict[str, Any]]:
     """Find what is known of the media of a call: what the caller sent first, what is unknown last."""
-    return await _ask(where, _MEDIA_SQL, call_id, limit)
+    return await ask(where, _MEDIA_SQL, call_id, limit)
 
 
 async def find_intervals(where: Where, call_id: str, limit: int = 10_000) -> list[dict[str, Any]]:
     """Find the quality of a call's media over time, report by report."""
-    return await _ask(where, _INTERVALS_SQL, call_id, limit)
+    return await ask(where, _INTERVALS_SQL, call_id, limit)
 
 
 async def find_messages(where: Where, call_id: str, limit: int = 10_000) -> list[dict[str, Any]]:
     """Find the messages of a call, in the order they were captured."""
-    return await _ask(where, _MESSAGES_SQL, call_id, limit)
+    return await ask(where, _MESSAGES_SQL, call_id, limit)
 
 
 async def find_legs(
@@ -243,12 +243,12 @@ async def find_legs(
     """Find the legs of a FreeSWITCH by their Call-ID, their conversation or both, as they were made."""
     if not call_id and not conversation:  # the legs whose Call-ID nobody knows belong to nobody
         return []
-    return await _ask(where, _LEGS_SQL, call_id, conversation, limit)
+    return await ask(where, _LEGS_SQL, call_id, conversation, limit)
 
 
 async def find_conversation(where: Where, text: str, limit: int = 20) -> list[dict[str, Any]]:
     """Find the conversations of a leg by its Call-ID or UUID, or by their own name; newest first."""
-    return await _ask(where, _CONVERSATION_SQL, text, limit) if text else []
+    return await ask(where, _CONVERSATION_SQL, text, limit) if text else []
 
 
 async def find_admissions(
@@ -256,7 +256,7 @@ async def find_admissions(
 ) -> list[dict[str, Any]]:
     """Find what was decided about calls, as it was decided; calls that were simply let in have none."""
     named = [call_id for call_id in call_ids if call_id]
-    return await _ask(where, _ADMISSIONS_SQL, named, limit) if named else []
+    return await ask(where, _ADMISSIONS_SQL, named, limit) if named else []
 
 
 async def find_offered(
@@ -367,7 +367,7 @@ async def find_unfinished(
     record; else its newest record is `interrupted`, or it was heard of within `linger_us` of the
     node's last message. Heard of last comes first.
     """
-    found = await _ask(
+    found = await ask(
         where,
         _UNFINISHED_SQL,
         node_id,
@@ -390,7 +390,7 @@ async def find_sip(
     limit: int = 100_000,
 ) -> list[dict[str, Any]]:
     """Find the SIP and the reports of media that this node received of some calls, as received."""
-    return await _ask(
+    return await ask(
         where, _SIP_SQL, node_id, list(call_ids), since_us, limit, seconds=_REBUILD_SECONDS
     )
 
@@ -402,4 +402,4 @@ async def find_rows(
 
     `branch` is of an attempt, `stream` of media; both are None for a call.
     """
-    return await _ask(where, _ROWS_SQL, node_id, list(call_ids), since_us, seconds=_REBUILD_SECONDS)
+    return await ask(where, _ROWS_SQL, node_id, list(call_ids), since_us, seconds=_REBUILD_SECONDS)

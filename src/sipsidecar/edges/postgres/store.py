@@ -173,6 +173,8 @@ _REPLACE = {
     # By its index: the Call-ID that the stored row lies under is not known.
     "conversations": "DELETE FROM conversations WHERE $1 = '' AND $2 = '' AND conversation = $3 "
     "AND received_at = $4 AND node_id = $5 AND revision < $6",
+    "incidents": "DELETE FROM incidents WHERE call_id = $1 AND $2 = '' AND incident = $3 "
+    "AND received_at = $4 AND node_id = $5 AND revision < $6",
 }
 
 

@@ -1,0 +1,421 @@
+"""The running watch: what it makes of calls, minutes, faults and restarts."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from sipsidecar.calls.events import (
+    AttemptRecord,
+    CallRecord,
+    PingRecord,
+    RegistrationRecord,
+    Setup,
+)
+from sipsidecar.config import Alerts, Config, Detect, TrunkSettings
+from sipsidecar.edges.http.watch import Marker, Outcome
+from sipsidecar.pipeline import Pipeline
+from sipsidecar.signals.alarms import EventRecord, IncidentRecord, OutcomeRecord
+from sipsidecar.signals.baseline import BaselineHour
+from sipsidecar.signals.cohort import Cohorts, Matcher
+from sipsidecar.signals.decisions import StateRecord
+from sipsidecar.signals.minutes import CodeMinute, KpiMinute
+from sipsidecar.signals.trunk import Peer
+from sipsidecar.watching import MAX_PENDING, STALLED, Watching, scope_of
+
+BEGIN = 1_790_000_040_000_000 // 60_000_000 * 60_000_000
+MINUTE = 60_000_000
+PEER = Peer(name="acme", uri="sip:127.0.0.1:9", probe=False)
+
+
+class Past:
+    """What an earlier life left."""
+
+    def __init__(self) -> None:
+        self.hours: list[BaselineHour] = []
+        self.left: list[IncidentRecord] = []
+        self.happened: list[EventRecord] = []
+
+    async def baseline(self) -> list[BaselineHour]:
+        return self.hours
+
+    async def incidents(self) -> list[IncidentRecord]:
+        return self.left
+
+    async def events(self, limit: int) -> list[EventRecord]:
+        return self.happened[:limit]
+
+
+class World:
+    """A watch whose clock stands until it is told otherwise."""
+
+    def __init__(self, config: Config | None = None, past: Past | None = None) -> None:
+        self.at = BEGIN
+        self.elsewhere: set[str] = set()
+        self.rows: list[Any] = []
+        matchers = [Matcher(tenant="t", trunk="acme", sources=("192.0.2.0/24",))]
+        self.watching = Watching(
+            config or Config(),
+            Cohorts(matchers),
+            Pipeline(),
+            past or Past(),
+            elsewhere=self.elsewhere.__contains__,
+            wall_us=lambda: self.at,
+        )
+        self._number = 0
+
+    def call(self, code: int, **changes: Any) -> CallRecord:
+        self._number += 1
+        values: dict[str, Any] = {
+            "from_tag": "t", "received_at": self.at, "started_at": self.at, "final_code": code,
+            "final_class": f"{code // 100}xx", "answered": code == 200, "seizure": True,
+            "tenant": "t", "trunk": "acme", "carrier": "other", "direction": "other",
+            "region": "other", "agent": "other",
+        }  # fmt: skip
+        return CallRecord(call_id=f"call-{self._number}", **(values | changes))
+
+    def setups(self, *codes: int) -> list[Setup]:
+        made = [Setup(self.call(code), ()) for code in codes]
+        self.rows += self.watching.after_turn([], made)
+        return made
+
+    async def minute(self, *codes: int) -> None:
+        """One whole minute in which setups ended so."""
+        self.setups(*codes)
+        await self.sleep(60)
+
+    async def sleep(self, seconds: float) -> None:
+        """Look once a second of some, as the running watch does."""
+        end = self.at + int(seconds * 1e6)
+        while self.at < end:
+            self.at = min(self.at + 5_000_000, end)
+            await self.look()
+
+    async def look(self) -> None:
+        watching = self.watching
+        watching._note_stall(self.at)
+        watching._incidents.receive(watching._trunks.alarms(self.at), self.at)
+        await watching._close_minutes(self.at)
+        watching._incidents.handle_timer(self.at)
+        watching._settle()
+        self.rows += watching.after_turn([], [])
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [row for row in self.rows if isinstance(row, kind)]
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_a_minute_becomes_rows_once_it_is_over_and_only_once(world: World) -> None:
+    await world.look()
+    world.setups(200, 200, 503)
+    await world.sleep(50)
+    assert not world.of(KpiMinute)
+    await world.sleep(70)
+    found = [row for row in world.of(KpiMinute) if row.source == "call"]
+    assert [(row.attempts, row.answered, row.trunk) for row in found] == [(3, 2, "acme")]
+    assert sum(row.count for row in world.of(CodeMinute) if row.source == "call") == 3
+    await world.sleep(120)
+    assert len([row for row in world.of(KpiMinute) if row.source == "call"]) == 1
+
+
+async def test_a_call_that_admission_sent_elsewhere_says_nothing_of_its_trunk(world: World) -> None:
+    await world.look()
+    world.elsewhere.update({"call-1"})
+    world.setups(503, 200)
+    await world.sleep(120)
+    (row,) = [row for row in world.of(KpiMinute) if row.source == "call"]
+    assert (row.overflowed, row.attempts, row.answered) == (1, 1, 1)
+
+
+async def test_calls_registrations_and_attempts_are_counted_at_their_first_record(
+    world: World,
+) -> None:
+    await world.look()
+    ended = world.call(200, ended=True, ended_at=world.at, end_source="bye", talk_ms=30_000.0)
+    register = RegistrationRecord(
+        call_id="r", branch="b", cseq=1, received_at=1, started_at=1, final_code=200, rtt_ms=5.0
+    )
+    attempt = AttemptRecord(call_id="c", from_tag="t", branch="b", received_at=1, started_at=1)
+    revised = msgspec.structs.replace(ended, revision=1)
+    world.watching.after_turn([ended, register, attempt, revised], [])
+    await world.sleep(120)
+    by_source: dict[str, Any] = {row.source: row for row in world.of(KpiMinute)}
+    assert (by_source["call"].ended, by_source["call"].talk_seconds) == (1, 30.0)
+    assert by_source["register"].registers == 1
+
+
+async def test_a_call_that_was_open_at_a_restart_ends_once(world: World) -> None:
+    await world.look()
+    went_on = world.call(200, revision=1, flags=("rebuilt",))
+    ended = msgspec.structs.replace(
+        went_on, revision=2, ended=True, ended_at=world.at, end_source="bye", talk_ms=5000.0
+    )
+    again = msgspec.structs.replace(ended, revision=3)
+    for record in (went_on, ended, again):
+        world.watching.after_turn([record], [])
+    await world.sleep(120)
+    (row,) = [row for row in world.of(KpiMinute) if row.source == "call"]
+    assert (row.ended, row.completed, row.talk_seconds) == (1, 1, 5.0)
+
+
+async def test_server_errors_after_a_good_day_become_one_incident_and_it_ends(world: World) -> None:
+    await world.look()
+    for _ in range(30):
+        await world.minute(*[200] * 40)
+    for _ in range(4):
+        await world.minute(*[503] * 40)
+    opened = world.watching.incidents(every=False)
+    assert [one["category"] for one in opened] == ["5xx"]
+    assert opened[0]["severity"] == "page"
+    assert opened[0]["call_ids"]
+    for _ in range(40):
+        await world.minute(*[200] * 40)
+    assert world.watching.incidents(every=False) == []
+    (ended,) = world.watching.incidents(every=True)
+    assert ended["state"] == "cleared"
+    told = [event for event in world.of(EventRecord) if event.kind == "incident"]
+    assert [event.state for event in told].count("opened") == 1
+    assert [event.state for event in told].count("cleared") == 1
+
+
+async def test_nothing_is_detected_where_that_is_switched_off() -> None:
+    world = World(Config(detect=Detect(enabled=False)))
+    await world.look()
+    for codes in ([200] * 40, [503] * 40):
+        for _ in range(10):
+            await world.minute(*codes)
+    assert world.of(KpiMinute)
+    assert not world.watching.incidents(every=True)
+
+
+async def test_a_minute_that_we_slept_through_is_not_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.look()
+    await world.sleep(120)
+    seen: list[int] = []
+    look = world.watching._detectors.look
+
+    def spy(minute_at: int, *rest: Any) -> Any:
+        seen.append(minute_at)
+        return look(minute_at, *rest)
+
+    monkeypatch.setattr(world.watching._detectors, "look", spy)
+    began = world.at
+    await world.sleep(30)
+    world.at += int((STALLED + 60) * 1e6)
+    await world.look()
+    await world.sleep(180)
+    minutes = {(at - began) // MINUTE for at in seen}
+    assert 0 not in minutes
+    assert 1 not in minutes
+    assert {2, 3} <= minutes
+
+
+async def test_a_clock_that_is_set_back_loses_no_row(world: World) -> None:
+    await world.look()
+    await world.minute(200)
+    world.setups(200, 200)
+    world.at -= 3600_000_000
+    await world.look()
+    world.setups(200)
+    await world.sleep(180)
+    rows = [*world.rows, *world.watching.drain()]
+    calls = [row for row in rows if isinstance(row, KpiMinute) and row.source == "call"]
+    assert sum(row.attempts for row in calls) == 4
+
+
+async def test_a_bug_costs_a_turn_and_is_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world.watching._minutes, "receive_setup", fail)
+    world.setups(200)
+    world.setups(200)
+    assert world.watching.faults == 2
+    assert caplog.text.count("a turn failed") == 1  # not again for ten minutes
+    monkeypatch.undo()
+    await world.look()
+    world.setups(200)
+    await world.sleep(120)
+    assert world.of(KpiMinute)
+
+
+async def test_a_part_that_fails_begins_again_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sipsidecar.watching.FIRST_PAUSE", 0.001)
+    world = World()
+    tries: list[int] = []
+    enough = asyncio.Event()
+
+    async def fail() -> None:
+        tries.append(1)
+        if len(tries) == 3:
+            enough.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(world.watching._pingers, "run", fail)
+    tasks = world.watching.tasks()
+    try:
+        await asyncio.wait_for(enough.wait(), 5)
+        assert not any(task.done() for task in tasks)
+        assert world.watching.faults >= 2
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await world.watching.close()
+
+
+async def test_what_an_earlier_life_left_open_is_not_told_again() -> None:
+    past = Past()
+    past.left = [
+        IncidentRecord(
+            incident="5xx-1", received_at=BEGIN - MINUTE, category="5xx", severity="page",
+            scope="trunk=acme", trunk="acme", opened_at=BEGIN - MINUTE, last_seen_at=BEGIN - MINUTE,
+        )
+    ]  # fmt: skip
+    past.happened = [
+        EventRecord(received_at=BEGIN - n, event=str(n), at=BEGIN - n, kind="sidecar")
+        for n in range(3)
+    ]
+    world = World(past=past)
+    world.watching.happened("switch", "fs1", "restarted")
+    restoring = asyncio.create_task(world.watching._restore())
+    await asyncio.sleep(0.01)
+    restoring.cancel()
+    await world.look()
+    assert [one["incident"] for one in world.watching.incidents(every=False)] == ["5xx-1"]
+    assert not [event for event in world.of(EventRecord) if event.state == "opened"]
+    shown = world.watching.timeline(0, BEGIN + MINUTE, 10, None, {})
+    assert [one["event"] for one in shown if one["kind"] == "sidecar"] == ["0", "1", "2"]
+    assert shown[0]["subject"] in {"", "fs1"}
+
+
+async def test_the_timeline_holds_markers_switches_trunks_and_admission(world: World) -> None:
+    watching = world.watching
+    watching.mark(Marker(kind="deploy", text="bot 1.4", trunk="acme", data={"a": 1}), world.at - 1)
+    watching.happened("switch", "fs1", "restarted")
+    state = StateRecord(
+        received_at=world.at, rule="acme-calls", scope="trunk", scope_value="acme",
+        state="closed", previous="open", reason="too many",
+    )  # fmt: skip
+    watching.decided([state, "something else"])
+    kinds = [one["kind"] for one in watching.timeline(0, world.at, 10, None, {})]
+    assert sorted(kinds) == ["admission", "marker", "switch"]
+    of_trunk = watching.timeline(0, world.at, 10, None, {"trunk": "acme"})
+    assert {one["kind"] for one in of_trunk} == {"admission", "marker"}
+    (marker,) = watching.timeline(0, world.at, 10, "marker", {})
+    assert (marker["scope"], marker["data"], marker["by"]) == ("trunk=acme", '{"a":1}', "posted")
+    assert len(watching.timeline(0, world.at, 1, None, {})) == 1
+    assert watching.timeline(world.at + 1, world.at + 2, 10, None, {}) == []
+    rows = world.watching.after_turn([], [])
+    assert {row.kind for row in rows if isinstance(row, EventRecord)} == {"marker", "switch"}
+
+
+async def test_outcomes_are_rows_with_names_of_their_own(world: World) -> None:
+    names = {
+        world.watching.take_outcome("a@b", Outcome(completed=True), '{"x":1}') for _ in range(3)
+    }
+    rows = [row for row in world.watching.after_turn([], []) if isinstance(row, OutcomeRecord)]
+    assert {row.outcome for row in rows} == names
+    assert len(names) == 3
+    assert {(row.call_id, row.completed, row.data) for row in rows} == {("a@b", True, '{"x":1}')}
+
+
+async def test_rows_that_nobody_fetches_are_bounded_and_counted(world: World) -> None:
+    for _ in range(MAX_PENDING + 5):
+        world.watching.take_outcome("a", Outcome(completed=True), None)
+    assert len(world.watching.after_turn([], [])) == MAX_PENDING
+    assert world.watching.rows_lost == 5
+
+
+async def test_live_figures_are_of_whom_they_are_asked_about(world: World) -> None:
+    await world.look()
+    world.setups(200, 200, 486, 503)
+    (everybody,) = world.watching.kpi(None, {}, 5)
+    assert (everybody["attempts"], everybody["asr_percent"]) == (4, 50.0)
+    assert everybody["codes"] == {200: 2, 486: 1, 503: 1}
+    (acme,) = world.watching.kpi("trunk", {}, 5)
+    assert (acme["trunk"], acme["source"], acme["ner_percent"]) == ("acme", "trunk", 75.0)
+    (none,) = world.watching.kpi(None, {"tenant": "nobody"}, 5)
+    assert (none["attempts"], none["asr_percent"]) == (0, None)
+
+
+async def test_metrics_have_what_is_watched() -> None:
+    world = World(Config(trunks=TrunkSettings(peers=(PEER,))))
+    await world.look()
+    world.setups(200)
+    figures = world.watching.figures()
+    assert figures.kpi is not None
+    assert {(one.scope, one.value) for one in figures.kpi.scopes} >= {("trunk", "acme")}
+    assert [(one.name, one.own) for one in figures.trunks] == [("acme", False)]
+    assert world.watching.figures().kpi is figures.kpi  # not reckoned anew for each scrape
+    (shown,) = world.watching.trunks()
+    assert (shown["name"], shown["probing"]) == ("acme", None)
+
+
+async def test_switches_are_told_which_trunks_are_down() -> None:
+    peer = msgspec.structs.replace(PEER, dispatcher_group=1)
+    world = World(Config(trunks=TrunkSettings(peers=(peer,), kamailio={"edge": "udp:127.0.0.1:9"})))
+    told: list[set[str]] = []
+
+    class Switch:
+        def show_down(self, trunks: Any) -> None:
+            told.append(set(trunks))
+
+    world.watching._switches = (Switch(),)
+    (kamailio,) = world.watching._dispatchings
+    for at in range(4):
+        world.watching._trunks.receive_ping(
+            PingRecord(
+                call_id="o", branch=str(at), cseq=at, received_at=world.at, started_at=world.at,
+                peer_ip="127.0.0.1", peer_port=9, transport="udp",
+            ),
+            world.at,
+        )  # fmt: skip
+        world.at += 10_000_000
+    world.watching._show_down()
+    assert told[-1] == {"acme"}
+    assert kamailio._down == {(1, "sip:127.0.0.1:9")}
+
+
+async def test_the_end_of_the_process_gives_out_the_open_minute(world: World) -> None:
+    await world.look()
+    world.setups(200, 200)
+    rows = world.watching.drain()
+    assert (
+        sum(row.attempts for row in rows if isinstance(row, KpiMinute) and row.source == "call")
+        == 2
+    )
+    assert [row.state for row in rows if isinstance(row, EventRecord)] == ["stopped"]
+    assert world.watching.after_turn([], []) == []
+
+
+async def test_new_receivers_are_told_from_the_reload_on(world: World) -> None:
+    from sipsidecar.signals.receivers import Receiver
+
+    receiver = Receiver(name="hook", kind="webhook", url="http://127.0.0.1:9/x")
+    world.watching.reload(Config(alerts=Alerts(receivers=(receiver,))))
+    assert [one["name"] for one in world.watching._alerter.status()] == ["hook"]
+    await world.watching.close()
+
+
+@pytest.mark.parametrize(
+    ("scope", "pairs"),
+    [("all", ()), ("trunk=a", (("trunk", "a"),)), ("tenant=t,trunk=a", (("tenant", "t"), ("trunk", "a")))],
+)  # fmt: skip
+def test_the_scope_of_an_incident_is_read_back(scope: str, pairs: object) -> None:
+    record = IncidentRecord(
+        incident="x", received_at=1, category="5xx", severity="page", scope=scope, opened_at=1,
+        last_seen_at=1,
+    )  # fmt: skip
+    assert scope_of(record) == pairs
