@@ -1,11 +1,18 @@
 """The running watch: what it makes of calls, minutes, faults and restarts."""
 
 import asyncio
+import json
+import socket
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from running import Sidecar, sidecar, until
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
@@ -419,3 +426,119 @@ def test_the_scope_of_an_incident_is_read_back(scope: str, pairs: object) -> Non
         last_seen_at=1,
     )  # fmt: skip
     assert scope_of(record) == pairs
+
+
+# -- a sidecar that runs
+
+
+class Hook:
+    """A webhook, and a SIP server that answers OPTIONS once it is told to."""
+
+    def __init__(self) -> None:
+        heard: list[dict[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.heard = heard
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+        self.sip = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sip.bind(("127.0.0.1", 0))
+        self.sip.settimeout(0.2)
+        self.answers = self.ended = False
+        self.threads = [
+            threading.Thread(target=self.server.serve_forever, args=(0.05,)),
+            threading.Thread(target=self._answer),
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def _answer(self) -> None:
+        while not self.ended:
+            try:
+                data, sender = self.sip.recvfrom(65536)
+            except TimeoutError:
+                continue
+            if self.answers:
+                head, _, rest = data.partition(b"\r\n")
+                assert head.startswith(b"OPTIONS ")
+                kept = [
+                    line
+                    for line in rest.split(b"\r\n")
+                    if line.split(b":")[0].lower() in (b"via", b"from", b"to", b"call-id", b"cseq")
+                ]
+                self.sip.sendto(b"\r\n".join([b"SIP/2.0 200 OK", *kept, b"", b""]), sender)
+
+    def what(self) -> list[str]:
+        return [one["what"] for one in self.heard]
+
+    def close(self) -> None:
+        self.ended = True
+        self.server.shutdown()
+        for thread in self.threads:
+            thread.join()
+        self.server.server_close()
+        self.sip.close()
+
+
+def test_an_incident_is_told_once_though_the_sidecar_begins_anew_in_it(tmp_path: Path) -> None:
+    hook = Hook()
+    config = tmp_path / "s.toml"
+    config.write_text(f"""
+[alerts]
+clear_seconds = 1
+merge_seconds = 0
+
+[[alerts.receivers]]
+name = "hook"
+kind = "webhook"
+url = "{hook.url}"
+
+[[trunks.peers]]
+name = "acme"
+uri = "sip:127.0.0.1:{hook.sip.getsockname()[1]}"
+interval_seconds = 1
+timeout_seconds = 0.3
+""")
+    try:
+        with sidecar(tmp_path, "--config", config) as one:
+            until("it is told", lambda: hook.what() == ["opened"])
+            post(one, "/v1/markers", {"kind": "deploy", "text": "bot 1.4"})
+            post(one, "/v1/calls/a%40b/outcome", {"completed": True, "mood": "calm"})
+            assert one.stop() == 0
+        with sidecar(tmp_path, "--config", config) as one:
+            (opened,) = until("it is taken up", lambda: one.get("/v1/incidents")[1] or None)
+            assert opened["scope"] == "trunk=acme"
+            kinds = {"marker", "incident", "trunk", "sidecar"}
+            until(
+                "the timeline is there",
+                lambda: {event["kind"] for event in one.get("/v1/timeline")[1]} >= kinds,
+            )
+            hook.answers = True
+            until("it is over", lambda: hook.what() == ["opened", "cleared"])
+            assert one.get("/v1/incidents")[1] == []
+            assert one.get("/v1/trunks")[1][0]["state"] == "active"
+            assert one.stop() == 0
+        said = one.ask("timeline", "--json", "--kind", "incident")
+        states = [json.loads(line)["state"] for line in said.stdout.splitlines()]
+        assert (states.count("opened"), states.count("cleared")) == (1, 1)
+    finally:
+        hook.close()
+
+
+def post(one: Sidecar, path: str, body: dict[str, Any]) -> None:
+    host, port = one.http
+    request = urllib.request.Request(
+        f"http://{host}:{port}{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        assert reply.status == 200

@@ -463,6 +463,7 @@ class Sidecar:
             moves=admitting is not None,
             setups=self._watching is not None
             or (admitting is not None and admitting.judges_setups),
+            traits=self._watching is not None and self.config.detect.enabled,
         )
 
     def _hurry(self) -> None:

@@ -346,9 +346,13 @@ class Pipeline:
             self._count(record)
         return found
 
-    def watch(self, *, moves: bool = False, setups: bool = False) -> None:
-        """Tell from now on of live states, and of what becomes of setups, as they are wanted."""
+    def watch(self, *, moves: bool = False, setups: bool = False, traits: bool = False) -> None:
+        """Tell from now on of live states, and of what becomes of setups, as they are wanted.
+
+        `traits`: setups say what their INVITEs said besides; those from now on do.
+        """
         self.calls.watch = moves
+        self.calls.tell_traits = traits
         self.calls.tell_setups = setups
 
     def moves(self) -> list[Move]:

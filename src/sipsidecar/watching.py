@@ -241,8 +241,9 @@ class Watching:
                 minutes.receive_overflow(setup.call, at)
             else:
                 minutes.receive_setup(setup, at)
-                self._examples.receive_setup(setup, at)
-                self._traffic.receive_setup(setup, at)
+                if self._config.detect.enabled:
+                    self._examples.receive_setup(setup, at)
+                    self._traffic.receive_setup(setup, at)
         ended: dict[tuple[str, str], CallRecord] = {}
         for record in outputs:
             if self._exporter is not None and isinstance(record, CallRecord | AttemptRecord):
@@ -252,7 +253,8 @@ class Watching:
                     continue
                 ended[record.call_id, record.from_tag] = record
                 minutes.receive_call(record, at)
-                self._traffic.receive_call(record, at)
+                if self._config.detect.enabled:
+                    self._traffic.receive_call(record, at)
             elif isinstance(record, RegistrationRecord):
                 minutes.receive_registration(record, at)
             elif isinstance(record, PingRecord):
@@ -316,7 +318,7 @@ class Watching:
         this = at // MINUTE_US
         if self._next_minute is None:  # that of the start is not whole
             self._next_minute = this + 1
-        if this < self._next_minute:
+        if this <= self._next_minute:
             return
         kpis: list[KpiMinute] = []
         codes: list[CodeMinute] = []
@@ -340,7 +342,9 @@ class Watching:
                 self._traffic.receive_addresses(trunk, addresses, at)
             agents = self._pipeline.snapshot(self._loop.time()).agents
             found = [self._with_calls(alarm) for alarm in found]
-            found += self._traffic.look(at, agents)
+            for alarms in self._traffic.looks(at, agents):
+                found += alarms
+                await asyncio.sleep(0)
             found += self._alarms_of_trunks(at)
             for _ in self._incidents.look(found, at):
                 await asyncio.sleep(0)

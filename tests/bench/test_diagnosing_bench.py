@@ -9,19 +9,19 @@ from bench import diagnosing
 
 @pytest.mark.parametrize("cause", diagnosing.CAUSES)
 def test_a_planted_cause_is_named_first(cause: str) -> None:
-    found = diagnosing.row(cause, 30, runs=5, calls=300)
-    assert found.first == found.among == found.runs == 5
+    found = diagnosing.row(cause, 30, runs=2, calls=300)
+    assert found.first == found.among == found.runs == 2
     assert not found.wrong
 
 
 def test_without_a_cause_nothing_is_named() -> None:
-    found = diagnosing.row(diagnosing.NONE, 30, runs=20, calls=300)
-    assert found.silent == found.runs == 20
+    found = diagnosing.row(diagnosing.NONE, 30, runs=8, calls=300)
+    assert found.silent == found.runs == 8
     assert not found.wrong
 
 
 def test_the_runs_are_of_the_sizes_that_they_say() -> None:
-    for seed in range(20):
+    for seed in range(5):
         cases = diagnosing.cases_of(diagnosing.NONE, seed, 100, 10)
         assert sum(case.failed for case in cases) == 10
         sizes = [dict(case.shown.numbers)["size"] for case in cases]

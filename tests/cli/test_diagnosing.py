@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import asyncpg
+import msgspec
 import pytest
 
 import separated
@@ -10,9 +11,18 @@ from sipsidecar import cli
 from sipsidecar.cli import diagnosing
 from sipsidecar.cli.parsers import Commands, Parser
 from sipsidecar.cli.words import CliError
+from sipsidecar.edges.postgres.comparing import Comparison, Wanted
+from sipsidecar.signals.diagnose import Diagnosis, Finding, Separator
 from terminal import Said
 
 Diagnose = Callable[..., Said]
+
+
+def separator(name: str, value: str, first_seen_at: int) -> Separator:
+    return Separator(
+        name=name, value=value, failing=18, of_failing=20, good=5, of_good=80, chance=1e-12, q=1e-9,
+        odds=101.0, difference=0.75, low=0.5, high=0.9, first_seen_at=first_seen_at,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -209,3 +219,24 @@ def test_what_is_gone_is_counted_and_without_good_calls_there_is_no_comparison(
     said = diagnose("--dsn", dsn, "--code", "400")
     assert said.code == 1
     assert "no call was answered meanwhile" in said.out
+
+
+def test_what_is_new_says_since_when() -> None:
+    new = Finding(
+        separator=separator("header", "x-new", first_seen_at=1_795_000_000_000_000), follows=0
+    )
+    told = diagnosing._followers([new] * 7)
+    assert told.endswith("a header X-New (with 1, new at 2026-11-18T11:06:40Z); and 2 more")
+    found = Comparison(hop="ingress", failing=20, good=80, calls=(), slots=())
+    lines = diagnosing._finding(1, msgspec.structs.replace(new, follows=None), found, colour=False)
+    assert "new: first seen at 2026-11-18T11:06:40Z" in lines
+    assert "with it 75 percentage points more of the calls fail" in lines
+
+
+def test_features_that_were_too_many_are_counted() -> None:
+    wanted = Wanted(since_us=0, until_us=1, final_class="4xx", trunk="acme", tenant="t")
+    found = Comparison(hop="egress", failing=20, good=80, calls=(), slots=(), same_hours=False)
+    said = diagnosing._beginning(wanted, found, Diagnosis(failing=20, good=70, cut=3))
+    assert said.startswith("20 attempts of trunk acme, tenant t failed with 4xx, 1970-01-01T")
+    assert "70 answered ones of the whole time (of 80)" in said
+    assert said.endswith("; 3 features were too many and left out")

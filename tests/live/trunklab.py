@@ -120,7 +120,12 @@ class Trunk(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         udp = self._udp
         assert udp is not None
-        self._take(data.decode("latin-1"), lambda reply: udp.sendto(reply, addr))
+
+        def send(reply: bytes) -> None:
+            if not udp.is_closing():
+                udp.sendto(reply, addr)
+
+        self._take(data.decode("latin-1"), send)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
@@ -192,7 +197,7 @@ class Hook:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *_: object) -> None:  # type: ignore[override]
+            def log_message(self, *_: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -208,6 +213,9 @@ class Hook:
         self._server.shutdown()
         self._thread.join(10)
         self._server.server_close()
+
+    def __str__(self) -> str:
+        return "\n".join(f"{body['what']} {body['summary']}" for _, _, body in list(self.told))
 
     def at(self, path: str) -> list[tuple[float, dict[str, Any]]]:
         """What was told at one path, in its order."""
@@ -291,6 +299,10 @@ class Stack:
             yield program
 
 
+def _close(exchange: Exchange, trunk: Trunk) -> None:
+    exchange.wait(trunk.close())
+
+
 @contextlib.contextmanager
 def stack(
     folder: Path, exchange: Exchange, names: Sequence[str], secure: Sequence[str] = (), *, hep: str
@@ -320,7 +332,7 @@ def stack(
     with contextlib.ExitStack() as opened:
         for one in made.trunks.values():
             exchange.wait(one.open())
-            opened.callback(lambda one=one: exchange.wait(one.close()))
+            opened.callback(_close, exchange, one)
         made.kamailio = opened.enter_context(running("kamailio", command, folder))
         host, _, port = made.proxy.partition(":")
         until("OPTIONS answer", lambda: answers_options(host, int(port)), 30, made.kamailio)

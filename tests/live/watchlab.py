@@ -192,15 +192,20 @@ async def teach(data: Path, hours: Sequence[BaselineHour]) -> None:
     server = EmbeddedPostgres(data)
     dsn = await server.start()
     try:
-        store = Postgres(PostgresSettings(dsn=dsn))
-        await store.open(floor=time.time_ns() // 1000)
-        try:
-            rows = [encode_baseline(one, 1) for one in hours]
-            await store.write(store.first_sequence, {"baseline_hours": rows})
-        finally:
-            await store.close()
+        await teach_database(dsn, hours)
     finally:
         await server.stop()
+
+
+async def teach_database(dsn: str, hours: Sequence[BaselineHour]) -> None:
+    """Put hours into the database that a sidecar will use."""
+    store = Postgres(PostgresSettings(dsn=dsn))
+    await store.open(floor=time.time_ns() // 1000)
+    try:
+        rows = [encode_baseline(one, 1) for one in hours]
+        await store.write(store.first_sequence, {"baseline_hours": rows})
+    finally:
+        await store.close()
 
 
 def ask(http: str, path: str) -> Any:

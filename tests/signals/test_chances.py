@@ -151,6 +151,11 @@ def test_fishers_test_is_exact(a: int, b: int, c: int, d: int) -> None:
     assert isclose(fisher(a, b, c, d), float(truth), rel_tol=1e-10)
 
 
+def test_a_table_that_says_nothing_is_certain() -> None:
+    for table in ((0, 0, 3, 4), (3, 4, 0, 0), (0, 3, 0, 4), (3, 0, 4, 0), (0, 3, 4, 5)):
+        assert fisher(*table) == 1.0
+
+
 def test_a_table_of_a_hundred_thousand_calls_is_judged_too() -> None:
     assert isclose(
         fisher(60, 250, 1000, 99_000), float(exact_fisher(60, 250, 1000, 99_000)), rel_tol=1e-9

@@ -40,7 +40,7 @@ def test_an_alarm_reads_as_the_standard_has_it() -> None:
     alarm = rate_alarm(SCOPE, normal(), finding, MINUTE, counted(210, 37), 0.0, MORE)
     assert alarm.summary == (
         "4xx 17.6 % (37 of 210) in the last 5 min; normal for Tue 14:00 UTC is 8.1 %;"
-        " chance of this by luck 5e-6; z 5.1; top codes 404 +29, 484 +5; first seen 14:03 UTC;"
+        " chance of this by luck 6e-6; z 5.1; top codes 404 +29, 484 +5; first seen 14:03 UTC;"
         " trunks A 31, B 6"
     )
     assert alarm.key == ("rate", "4xx", SCOPE)

@@ -136,6 +136,15 @@ def test_hours_of_an_earlier_life_are_taken_back_whole() -> None:
     assert learned(history) == [4, 40, 4]
 
 
+def test_an_hour_of_two_lives_is_taken_back_once() -> None:
+    history = History("call:all")
+    history.load(MONDAY // 60, [20, 200, 20, *[0] * (WIDTH - 3)])
+    fed(history, range(MONDAY + 20, MONDAY + 120))
+    assert history.hour(MONDAY // 60, (MINUTES, TOTAL, RED)) == [60, 600, 60]
+    history.leave_out(MONDAY + 10, MONDAY + 30)
+    assert history.hour(MONDAY // 60, (MINUTES, TOTAL, RED)) == [0, 0, 0]
+
+
 def test_nothing_is_taken_back_for_minutes_that_run_backwards() -> None:
     history = History("call:all")
     fed(history, range(MONDAY, MONDAY + 60))
@@ -260,6 +269,35 @@ def test_too_few_to_say_it_count_as_luck() -> None:
         short.load(MONDAY // 60 + each, [60, 6000, 100 * each, *[0] * (WIDTH - 3)])
     assert short.spread()[0] == 1.0
     assert History("call:all").spread() == [1.0] * len(COUNTED)
+
+
+def test_hours_with_too_little_of_it_say_nothing_and_the_others_do() -> None:
+    history = week_of(random.Random(2), 0.3)
+    for each in range(336, 340):
+        history.load(MONDAY // 60 + each, [60, 20, 1, *[0] * (WIDTH - 3)])
+    assert history.spread()[0] > 20
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 400),
+            st.lists(st.integers(-20_000, 20_000), min_size=WIDTH, max_size=WIDTH),
+        ),
+        max_size=60,
+    )
+)
+def test_no_rows_can_be_so_wrong_that_there_is_no_answer(
+    hours: list[tuple[int, list[int]]],
+) -> None:
+    history = History("call:all")
+    for hour, values in hours:
+        history.load(MONDAY // 60 + hour, values)
+    assert all(each >= 1 for each in history.spread())
+    for hour in range(380, 410):
+        assert all(0 < each <= 1 for each in history.expect(MONDAY // 60 + hour))
+        history.volume(MONDAY // 60 + hour)
 
 
 # ------------------------------------------------------------------------------------------ gauges

@@ -5,6 +5,7 @@ Of lines that differ in every call (o=, ports, SSRCs, candidates, keys) only the
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Final
 
 from sipsidecar.wire import WireError, sdp, sip
@@ -75,6 +76,7 @@ def of_offer(body: bytes, source: str | None = None) -> tuple[list[Feature], dic
     return found, numbers
 
 
+@lru_cache(maxsize=1024)  # a few hosts stand in nearly every INVITE
 def address_form(address: str) -> str:
     """Say what kind of address or host name it is, in one word or two."""
     try:

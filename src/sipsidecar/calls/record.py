@@ -117,11 +117,9 @@ def outcome(
         if call.traits:
             traits.append((from_tag, view.traits(branches)))
         wait = max(wait, needed)
-    nothing = Outcome(
-        call.last_now + wait, tuple(calls), tuple(attempts), False, traits=tuple(traits)
-    )
+    due, said = call.last_now + wait, tuple(traits)
     if thresholds is None:
-        return nothing
+        return Outcome(due, tuple(calls), tuple(attempts), False, traits=said)
     # Reports name a Call-ID, not a dialog of it: they are of the one that was answered.
     spoke = max(range(len(calls)), key=lambda i: (calls[i].answered, -i))
     heard = Judged()
@@ -129,9 +127,7 @@ def outcome(
         if calls[i].answered or view.early_media_at() or (call.media is not None and i == spoke):
             calls[i], found = judged(calls[i], view, call.media if i == spoke else None, thresholds)
             heard = found if i == spoke else heard
-    return Outcome(
-        nothing.due, tuple(calls), nothing.attempts, False, *heard, traits=nothing.traits
-    )
+    return Outcome(due, tuple(calls), tuple(attempts), False, *heard, traits=said)
 
 
 def _groups(call: Call) -> dict[str, list[Leg]]:

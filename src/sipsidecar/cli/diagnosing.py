@@ -289,7 +289,11 @@ def _finding(number: int, finding: Finding, found: Comparison, *, colour: bool) 
 
 
 def _followers(followers: list[Finding]) -> str:
-    told = [f"{title(one)} (with {(one.follows or 0) + 1})" for one in followers[:MAX_FOLLOWERS]]
+    told = []
+    for one in followers[:MAX_FOLLOWERS]:
+        seen = one.separator.first_seen_at
+        new = f", new at {iso(seen)[:19]}Z" if seen is not None else ""
+        told.append(f"{title(one)} (with {(one.follows or 0) + 1}{new})")
     more = len(followers) - len(told)
     text = "; ".join(told) + (f"; and {more} more" if more else "")
     return f"More often, too, but only as they go along with what is above: {text}"

@@ -312,6 +312,7 @@ class Detectors:
         found = self._shares.get((source, column, minutes))
         if found is None:
             of_alarm = self._series.get(f"{source}:{scope_text(alarm.scope)}")
+            of_alarm = of_alarm or self._series.get(f"{source}:all")
             found = self._divided(source, column, minutes, of_alarm)
             self._shares[source, column, minutes] = found
         return list(found)
@@ -455,7 +456,8 @@ class Detectors:
                 for finding in (*findings, *levels):
                     held = finding.held
                     if minute - held.fired < NEW_NORMAL:
-                        history.leave_out(max(held.since, held.fired - _TAKEN_BACK), minute)
+                        since = max(held.since, held.fired - _TAKEN_BACK, ring.first)
+                        history.leave_out(since, minute)
                     alarms.append(self._alarm(series, normal, finding, minute))
             gauges = self._look_at_gauges(series, cell, minute)
             if gauges:

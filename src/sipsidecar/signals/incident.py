@@ -48,7 +48,7 @@ LONGEST_REFRESH: Final = 3_600_000_000
 LONGEST_DOUBLING: Final = 4
 """An incident that was reopened must be quiet for longer, up to so many times as long: what comes and
 goes is not told each time."""
-MAX_ALARMS: Final = 20_000
+MAX_ALARMS: Final = 10_000
 """That hold at one time; of more the gravest are looked at."""
 MAX_WAITING: Final = 20_000
 """Rows, and notices, that nobody fetched; then the oldest are lost."""
@@ -386,8 +386,10 @@ class Incidents:
         )
 
     def _find_moved(self, trouble: Trouble, joined: dict[str, list[Trouble]]) -> _Incident | None:
-        """One that more data puts down to other calls: what it was about is still in trouble, or most
-        of this was of it."""
+        """One that more data puts down to other calls.
+
+        What it was about is still in trouble, or most of this was of it.
+        """
         about: set[Scope] = set()
         owners: Counter[str] = Counter()
         own = [alarm for alarm in trouble.alarms if alarm.category == trouble.category]
@@ -671,7 +673,7 @@ class Incidents:
     def _write(self, incident: _Incident, at: int) -> None:
         """One row, one event for each thing that happened, and a notice for each that is told."""
         happened = list(incident.notes)
-        if incident.written_scope != incident.scope and incident.record.revision >= 0:
+        if incident.written_scope != incident.scope and "opened" not in happened:
             happened.append("attributed")
         elif not happened:
             incident.refresh = min(2 * incident.refresh, LONGEST_REFRESH)
@@ -722,13 +724,16 @@ def _newness(alarm: Alarm) -> tuple[Any, ...]:
 
 
 def _order_of(alarm: Alarm, incident: _Incident) -> tuple[Any, ...]:
-    """The alarm that says most of an incident comes first: the gravest; of these one of its scope."""
+    """The alarm that says most of an incident comes first: the gravest; of these one of its scope, or
+    else the one of the fewest calls that its scope is a part of."""
+    around = is_inside(incident.scope, alarm.scope)
     return (
         -weight_of(alarm.severity),
         alarm.scope != incident.scope,
         alarm.category != incident.record.category,
         not is_compatible(alarm.scope, incident.scope),
-        not is_inside(incident.scope, alarm.scope),
+        not around,
+        (alarm.total or 0) if around else 0,
         -(alarm.count or 0),
         alarm.key,
     )

@@ -74,6 +74,8 @@ class Normal:
                 drifted = min(0.95, least + max(_LEAST_EFFECT, 0.4 * least))
                 up = min(log(drifted / least), WEIGHT) / spread
                 down = log((1 - drifted) / (1 - least)) / spread
+                if known == "cold":  # there is no drifting away from a guess
+                    up = down = 0.0
             self.limit.append(limit)
             self.calm.append(calm)
             self.up.append(up)

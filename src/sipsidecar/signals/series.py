@@ -185,7 +185,8 @@ class History:
                 if piece[0] <= piece[1]
             ]
         old = [(a // 60, min(b, oldest - 1) // 60) for a, b in fresh if a < oldest]
-        whole = {hour for hour in self.hours() if any(a <= hour <= b for a, b in old)}
+        hours = self.hours() if old else ()
+        whole = {hour for hour in hours if any(a <= hour <= b for a, b in old)}
         for hour in whole:
             self._add(hour, [-value for value in self.hour(hour, range(WIDTH))])
         for a, b in fresh:
@@ -434,10 +435,13 @@ _Counted: TypeAlias = tuple[int, int]
 def _z2(own: _Counted, week: _Counted, day: _Counted, all_: _Counted) -> float | None:
     """Squared deviation of one hour from what the others say; None where too little is expected."""
     n, k = own
-    total, in_day, in_week = all_[0] - n, day[0] - n, week[0] - n
-    p = (all_[1] - k + 0.5) / (total + 1)
-    p = (day[1] - k + DRAWN * p) / (in_day + DRAWN)
-    p = (week[1] - k + DRAWN * p) / (in_week + DRAWN)
+    # A row that takes back what another taught may be there without it.
+    (total, of_all), (in_day, of_day), (in_week, of_week) = (
+        (max(calls - n, 0), max(count - k, 0)) for calls, count in (all_, day, week)
+    )
+    p = (of_all + 0.5) / (total + 1)
+    p = (of_day + DRAWN * p) / (in_day + DRAWN)
+    p = (of_week + DRAWN * p) / (in_week + DRAWN)
     expected = n * p
     if min(expected, n - expected) < _LEAST_EXPECTED:
         return None

@@ -349,9 +349,9 @@ def _narrow_by_counts(
     found: list[tuple[float, Scope, float]] = []
     best: Scope
     for scope in members:
-        for alarm in alarms[scope]:
+        for alarm in alarms[scope] if scope != broad else ():
             for whole in alarms[broad]:
-                if scope == broad or alarm.source != whole.source:
+                if alarm.source != whole.source:
                     continue
                 if not (alarm.count and alarm.total and whole.count and whole.total):
                     continue
