@@ -5,7 +5,7 @@ ARGS ?=
 HOURS ?= 6
 CALLS ?= 1000
 
-.PHONY: help run demo test check live live-media fuzz bench bench-esl bench-admission bench-overload chaos soak clean
+.PHONY: help run demo test check live live-media fuzz bench bench-esl bench-admission bench-overload bench-detect bench-diagnose bench-month live-watch chaos soak clean
 
 help:
 	@echo "make run      start the sidecar: HEP on 127.0.0.1:9060, HTTP on 127.0.0.1:9080"
@@ -19,6 +19,10 @@ help:
 	@echo "make bench-esl  readers of FreeSWITCH's events: ours, plain and JSON, and greenswitch"
 	@echo "make bench-admission  simulated weeks of trunks, healthy and in trouble, under quality rules"
 	@echo "make bench-overload  admission at 0.8 to 10 times a known capacity, a dead sidecar, latencies"
+	@echo "make bench-detect  detectors on made series: false alarms a day and delays, beside three sigma"
+	@echo "make bench-diagnose  planted causes among 300 calls, and none: is it named first"
+	@echo "make bench-month  a month of minutes of 500 cohorts: size, load, query times, plans"
+	@echo "make live-watch  five ways a trunk fails behind a real Kamailio: each one incident, told once"
 	@echo "make chaos    two hours of faults, floods and attacks; the table goes to OUT=..."
 	@echo "make soak     HOURS=6 of steady load: does memory grow; the table goes to OUT=..."
 	@echo "make clean    remove the virtual environment and caches"
@@ -84,6 +88,19 @@ bench-esl: .venv/test
 # Twenty-five minutes; exit code 1 when a healthy trunk closed, or one in trouble closed late or flapped.
 bench-admission: .venv/test
 	@$(BIN)/python tests/bench/gating.py $(ARGS)
+
+# Minutes to an hour each; exit code 1 when a target is missed.
+bench-detect: .venv/test
+	@$(BIN)/python tests/bench/detecting.py $(ARGS)
+
+bench-diagnose: .venv/test
+	@$(BIN)/python tests/bench/diagnosing.py $(ARGS)
+
+bench-month: .venv/test
+	@$(BIN)/python tests/bench/month.py $(ARGS)
+
+live-watch: .venv/test
+	@PYTHONPATH=tests $(BIN)/python -m live.watchlab $(ARGS)
 
 OUT ?= $(or $(TMPDIR),/tmp)/sipsidecar-$@.txt
 CHAOS := PYTHONPATH=tests $(BIN)/python -m

@@ -2,6 +2,7 @@
 
     make bench-detect
     make bench-detect ARGS="--runs 50 --days 50 --only drift"
+    make bench-detect ARGS="--cost 500"
 
 The series are those of standards 5.1. Arrivals are Poisson; their rate is that of the busy hours, of which
 three in the night have 8 %, and trouble begins while it is so. A minute is told when it is over. Each run
@@ -18,16 +19,20 @@ import json
 import math
 import multiprocessing
 import random
+import resource
 import secrets
 import statistics
 import sys
+import time
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from sipsidecar.signals.alarms import CATEGORIES
 from sipsidecar.signals.baseline import Baseline, BaselineHour
@@ -438,6 +443,113 @@ def drawn(title: str, rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     return lines
 
 
+# ------------------------------------------------------------------------------------- the cost
+
+
+def _cohorts(many: int) -> list[dict[str, str]]:
+    """Labels of so many cohorts that all have a trunk in common with one other at most."""
+    return [
+        {
+            "tenant": f"t{i % 100}", "trunk": f"k{i // 2}", "carrier": f"c{i % 20}",
+            "direction": ("in", "out")[i % 2], "region": f"r{i % 5}", "agent": f"a{i % 10}",
+            "codec": ("PCMU", "G729")[i % 2],
+        }
+        for i in range(many)
+    ]  # fmt: skip
+
+
+def _busy_minute(
+    dice: random.Random, minute: int, cohorts: Sequence[dict[str, str]]
+) -> tuple[list[KpiMinute], list[CodeMinute]]:
+    """About 30 calls of each cohort, and as many attempts."""
+    kpis, codes = [], []
+    at = minute * MINUTE_US
+    for labels in cohorts:
+        said: dict[str, Any] = {"received_at": 0, "minute_at": at, **labels}
+        for source in ("call", "trunk"):
+            calls = dice.randint(20, 40)
+            ends = {404: 2, 480: 2, 486: 3, 487: 3, 503: dice.random() < 0.15, 403: 1}
+            found = {code: dice.randint(0, int(most)) for code, most in ends.items()}
+            delays = [0] * 15
+            for _ in range(calls):
+                delays[dice.randint(2, 9)] += 1
+            good = calls - sum(found.values())
+            kpis.append(
+                KpiMinute(
+                    **said, source=source, attempts=calls, seizures=calls, answered=good,
+                    effective=good, pdd_count=calls, pdd_sum_ms=1.0, pdd_buckets=tuple(delays),
+                    jitter_count=calls, jitter_sum_ms=5.0 * calls,
+                )
+            )  # fmt: skip
+            codes += [
+                CodeMinute(**said, source=source, code=code, count=count)
+                for code, count in found.items()
+                if count
+            ]
+    return kpis, codes
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def cost(many: int, minutes: int = 70) -> Row:
+    """What a minute of so many cohorts costs, all busy, with four weeks behind them."""
+    dice = random.Random(1)
+    cohorts = _cohorts(many)
+    start = 480_000 * 60
+    samples = [_busy_minute(dice, start, cohorts) for _ in range(5)]
+    # One life to know the series and their size, another to measure.
+    scout = Baseline(5000)
+    detectors = Detectors(DetectorSettings(), scout)
+    for each in range(5):
+        detectors.receive_minute((start - 5 + each) * MINUTE_US, *samples[each])
+    week = [row for row in scout.records(start * MINUTE_US, all_=True) if row.total]
+    del detectors, scout
+    before = _resident_mb()
+    baseline = Baseline(5000)
+    detectors = Detectors(DetectorSettings(), baseline)
+
+    def vary(count: float) -> int:
+        return max(0, round(dice.gauss(12 * count, (12 * count) ** 0.5)))
+
+    for row in week:
+        baseline.load(
+            msgspec.structs.replace(
+                row, hour_at=(start // 60 - each) * HOUR_US, minutes=60, total=12 * row.total,
+                answered=12 * row.total - vary(row.total - row.answered),
+                effective=12 * row.total - vary(row.total - row.effective),
+                counts=tuple(vary(count) for count in row.counts),
+                pdd_p95_ms=dice.gauss(7300, 100), jitter_ms=dice.gauss(5, 0.2),
+            )
+            for each in range(1, 28 * 24 + 1)
+        )  # fmt: skip
+    whole, slices, alarms = [], [], 0
+    for minute in range(start, start + minutes):
+        began = last = time.process_time()
+        for part in detectors.look(minute * MINUTE_US, *samples[minute % 5]):
+            alarms += len(part)
+            now = time.process_time()
+            slices.append(now - last)
+            last = now
+        whole.append(last - began)
+        baseline.records(minute * MINUTE_US)
+    return Row(
+        f"{many} cohorts, {len(samples[0][0])} + {len(samples[0][1])} rows a minute",
+        {
+            "series": f"{detectors.series}",
+            "first ms": f"{1000 * whole[0]:.0f}",
+            "minute ms": f"{1000 * statistics.median(whole):.0f}",
+            "of an hour ms": f"{1000 * max(whole[1:]):.0f}",
+            "slice p99 ms": f"{1000 * sorted(slices)[len(slices) * 99 // 100]:.1f}",
+            "worst ms": f"{1000 * max(slices):.1f}",
+            "MB": f"{_resident_mb() - before:.0f}",
+            "alarms": f"{alarms}",
+        },
+    )
+
+
 def _null(job: tuple[int, int]) -> dict[str, int]:
     return episodes(NULLS[job[0]], job[1])
 
@@ -453,9 +565,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--days", type=int, default=200, help="series-days of each without trouble")
     parser.add_argument("--seed", type=int, default=None, help="fresh ones if not said")
     parser.add_argument("--only", default="", help="rows whose name has this")
+    parser.add_argument("--cost", type=int, default=0, help="of a minute of so many cohorts, only")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--out", type=Path, default=None, help="the tables as JSON, too")
     said = parser.parse_args(arguments)
+    if said.cost:
+        found = cost(said.cost)
+        print("\n".join(drawn("CPU and memory", [found], tuple(found.cells))))
+        return 0
     first = secrets.randbelow(1 << 40) if said.seed is None else said.seed
     print(f"seeds from {first} on; {said.runs} runs, {said.days} series-days")
     rows: list[Row] = []
@@ -476,8 +593,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 jobs = [(place, first + seed) for seed in range(said.runs)]
                 seen.append(trouble_row(trouble, pool.map(_delay, jobs, chunksize=5)))
         if said.only in STRAY:
-            found = pool.map(stray, range(first, first + said.runs), chunksize=5)
-            seen.append(stray_row(found))
+            strays = pool.map(stray, range(first, first + said.runs), chunksize=5)
+            seen.append(stray_row(strays))
         if seen:
             title = "median/p95 of the delay in minutes (missed)"
             print("\n".join(drawn(title, seen, METHODS)), flush=True)

@@ -70,6 +70,13 @@ def test_targets_that_are_missed_are_said() -> None:
     assert lines[1:] == ["a    " + "1".rjust(17), "  MISSED: why"]
 
 
+def test_the_cost_of_a_minute_is_measured_without_alarms() -> None:
+    found = detecting.cost(6, minutes=4).cells
+    assert found["alarms"] == "0"
+    assert int(found["series"]) > 20
+    assert float(found["worst ms"]) > 0
+
+
 def test_the_program_says_what_it_found() -> None:
     command = [sys.executable, str(BENCH), "--runs", "2", "--days", "1", "--jobs", "1"]
     command += ["--only", "0.2/min", "--seed", "3"]

@@ -145,7 +145,7 @@ def test_the_attestation_is_read_out_of_a_passport(level: str) -> None:
 def test_an_invite_over_a_size_says_which_sizes_it_is_over() -> None:
     def sizes(pad: int, transport: str) -> set[tuple[str, str]]:
         features = found(invite("X-Pad: " + "a" * pad), transport=transport)
-        return {one for one in features if one[0] in ("size-over", "fragmented")}
+        return {one for one in features if one[0] in ("size-over", "udp-fragments")}
 
     assert sizes(10, "udp") == set()
     assert sizes(1000, "udp") == {("size-over", "1300")}
@@ -153,7 +153,7 @@ def test_an_invite_over_a_size_says_which_sizes_it_is_over() -> None:
     assert sizes(1200, "udp") == {
         ("size-over", "1300"),
         ("size-over", "1500"),
-        ("fragmented", "yes"),
+        ("udp-fragments", "yes"),
     }
 
 

@@ -43,6 +43,8 @@ WITH_CAUSE = 7
 REFUSED_WITH, REFUSED_WITHOUT = 45, 2
 """Calls that the trunk refuses: of those with the cause, and of all others."""
 SECONDS = 10.0
+ADDED = 150
+"""Bytes that Kamailio adds to an INVITE, at least."""
 SCENARIO = """<?xml version="1.0" encoding="ISO-8859-1" ?>
 <!DOCTYPE scenario SYSTEM "sipp.dtd">
 <scenario name="diagnosed">
@@ -259,8 +261,14 @@ class Live:
         for decoy in bench.DECOYS:
             if rng.random() < (0.6 if has_cause else 0.2):
                 invite.extra.insert(rng.randrange(len(invite.extra) + 1), decoy)
-        if has_cause:
+        if has_cause and self.cause.startswith("over"):
+            # Over the one limit, some of them over the other, too.
+            least = int(self.cause.split()[1])
+            bench.pad(invite, least + 20 - ADDED + (250 if number % 8 else 0))
+        elif has_cause:
             bench.plant(self.cause, invite)
+        elif self.cause == "over 1500 bytes" and number % 5 == 1:
+            bench.pad(invite, 1320 - ADDED)
         path = self.folder / f"caller{number}.xml"
         scenario(path, invite)
         host = f"{self.net}.{100 + number}"

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sipsidecar.signals.alarms import Scope, Share
 from sipsidecar.signals.attribution import (
+    Attribution,
     Portions,
     Sums,
     attribute,
@@ -204,7 +205,7 @@ def test_within_a_scope_only_its_calls_count() -> None:
     rows = grid({scope(tenant="t1"): 0.9, scope(tenant="t2", trunk="a1"): 0.5})
     found = attribute(rows, scope(tenant="t2"))
     assert found.scope == scope(tenant="t2", trunk="a1")
-    assert attribute(rows, scope(tenant="t3")) == (scope(tenant="t3"), None, {}, "", False)
+    assert attribute(rows, scope(tenant="t3")) == Attribution(scope(tenant="t3"), None, {})
 
 
 def test_a_cohort_whose_normal_is_higher_is_not_blamed_for_it() -> None:
@@ -218,9 +219,9 @@ def test_a_cohort_whose_normal_is_higher_is_not_blamed_for_it() -> None:
 
 
 def test_nothing_is_explained_where_there_is_no_excess() -> None:
-    assert attribute([]) == ((), None, {}, "", False)
-    assert attribute([share(100, 1, 1.0, trunk="a")]) == ((), None, {}, "", False)
-    assert attribute([share(0, 0, 0.0, trunk="a")]) == ((), None, {}, "", False)
+    assert attribute([]) == Attribution((), None, {})
+    assert attribute([share(100, 1, 1.0, trunk="a")]) == Attribution((), None, {})
+    assert attribute([share(0, 0, 0.0, trunk="a")]) == Attribution((), None, {})
 
 
 def test_more_failures_than_calls_do_no_harm() -> None:

@@ -137,6 +137,10 @@ def test_a_series_without_a_past_of_its_own_is_judged_by_all_calls() -> None:
     assert found["rate", "5xx", TRUNK].evidence["known"] == "fleet"
     assert found["rate", "5xx", ()].evidence["known"] == "own"
     assert "its own is not known yet" in found["rate", "5xx", TRUNK].summary
+    # How often calls are answered is each trunk's own: nothing is said of it.
+    found = by_key(fed(rows(ACME, 30, {503: 29}), minutes=5))
+    assert ("asr", "asr", ()) in found
+    assert ("asr", "asr", TRUNK) not in found
 
 
 def test_its_own_past_counts_once_there_is_enough_of_it() -> None:
@@ -240,6 +244,18 @@ def test_a_minute_that_was_looked_at_is_not_looked_at_again() -> None:
     assert fed.detectors.late == 1
 
 
+def test_a_clock_that_was_set_back_begins_again_and_keeps_what_was_learned() -> None:
+    fed = Fed(known("call:all"), DetectorSettings(slos=(Slo(name="gold", objective_percent=99),)))
+    fed.minute += 5000
+    fed(rows({}, 30, {503: 20}, sources=["call"]), minutes=150)
+    fed.minute -= 3000
+    assert fed(rows({}, 30, {}, sources=["call"])) == []
+    assert fed.detectors.late == 1
+    found = by_key(fed(rows({}, 30, {503: 20}, sources=["call"])))
+    assert found["rate", "5xx", ()].evidence["known"] == "own"
+    fed(rows({}, 30, {}, sources=["call"]), minutes=200)
+
+
 def test_codes_without_their_calls_alarm_nobody() -> None:
     fed = Fed(known("call:all"))
     _, codes = rows({}, 30, {503: 30}, sources=["call"])
@@ -307,13 +323,13 @@ def test_a_slow_trunk_tells_how_many_calls_are_slow() -> None:
     bad = rows({}, 12, {}, sources=["call"], **delays(8, 12))
     fed(good, minutes=5)
     found = by_key(fed(good, bad, minutes=2))["pdd", "pdd", ()]
-    assert (found.count, found.total) == (12, 42)
-    assert "12 of 42 calls over it in one minute" in found.summary
+    assert (found.count, found.total) == (24, 5 * 30 + 2 * 42)
+    assert "24 of 234 calls were slow in half an hour" in found.summary
     again = by_key(fed(bad))["pdd", "pdd", ()]
-    assert (again.count, again.total) == (12, 42)  # of the reading with most of them
+    assert (again.count, again.total) == (36, 246)
     fed(good, minutes=40)
     again = by_key(fed(bad, minutes=3))["pdd", "pdd", ()]
-    assert (again.count, again.total) == (12, 12)
+    assert (again.count, again.total) == (36, 27 * 30 + 36)
 
 
 def test_readings_wait_for_ten_calls() -> None:

@@ -105,12 +105,13 @@ def test_what_was_learned_is_taken_back_by_the_minute() -> None:
     history = History("call:all")
     fed(history, range(MONDAY, MONDAY + 120))
     history.unsaved.clear()
-    history.leave_out(MONDAY + 50, MONDAY + 70)
-    history.leave_out(MONDAY + 50, MONDAY + 70)
+    assert history.leave_out(MONDAY + 50, MONDAY + 70)
+    assert not history.leave_out(MONDAY + 50, MONDAY + 70)
+    assert not history.leave_out(MONDAY + 70, MONDAY + 71)
     assert learned(history) == [50, 500, 50]
     assert history.unsaved[MONDAY // 60][:2] == [-10, -100]
     history.settle(MONDAY + 119)
-    assert learned(history) == [99, 990, 99]
+    assert learned(history) == [98, 980, 98]
 
 
 def test_what_is_too_old_for_that_is_taken_back_by_the_hour() -> None:

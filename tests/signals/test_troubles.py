@@ -11,7 +11,6 @@ from sipsidecar.signals.alarms import CATEGORIES, DIMENSIONS, PAGE, TREND, Alarm
 from sipsidecar.signals.attribution import is_inside, is_nested
 from sipsidecar.signals.troubles import (
     CAUSES,
-    DIVIDED,
     EFFECTS,
     SAME_TIME,
     Trouble,
@@ -19,6 +18,8 @@ from sipsidecar.signals.troubles import (
     explains,
     find_troubles,
     fold_effects,
+    is_divided,
+    kind_of,
     onset_of,
     part_category,
     rank_of,
@@ -58,7 +59,10 @@ def test_every_effect_has_its_causes_and_no_category_explains_itself() -> None:
         for effect in effects:
             assert cause in CAUSES[effect]
             assert rank_of(cause) < rank_of(effect)
-    assert CATEGORIES[0] in DIVIDED
+    assert all(is_divided(category) for category in (*CATEGORIES, "asr", "slo-promise"))
+    assert not is_divided("volume")
+    assert (kind_of("slo-promise"), kind_of("slow")) == ("slo", "slow")
+    assert rank_of("slo-promise") > rank_of("asr")
     assert rank_of("trunk-down") == 0
     assert rank_of("volume") == rank_of("certificate") == len(EFFECTS)
 
@@ -85,7 +89,7 @@ def test_broader_scopes_are_all_parts_of_it_without_itself_the_broadest_first() 
 # ----------------------------------------------------------------------------------------- explains
 
 
-@pytest.mark.parametrize("effect", ["5xx", "4xx", "volume", "asr", "ner", "slo", "480"])
+@pytest.mark.parametrize("effect", ["5xx", "4xx", "volume", "asr", "ner", "slo-x", "480"])
 def test_a_trunk_that_is_down_explains_what_fails_on_it(effect: str) -> None:
     down, inside = scope(trunk="a"), scope(tenant="t", trunk="a")
     assert explains("trunk-down", down, effect, down, 0)
@@ -110,12 +114,12 @@ def test_what_is_no_effect_is_not_explained() -> None:
 
 
 def test_effects_go_to_their_cause_and_the_rest_stays() -> None:
-    def trouble(category: str, **said: str) -> Trouble:
-        one = alarm(category, **said)
+    def trouble(category: str, **said: Any) -> Trouble:
+        one = alarm(category, BEGAN, **said)
         return Trouble(category=category, scope=one.scope, alarms=[one], onset=BEGAN)
 
     given_ = [
-        trouble("slo"),
+        trouble("slo-x"),
         trouble("asr", direction="inbound"),
         trouble("volume", trunk="b"),
         trouble("5xx", trunk="a"),
@@ -127,7 +131,7 @@ def test_effects_go_to_their_cause_and_the_rest_stays() -> None:
             ("trunk-down", scope(trunk="a")),
             ("volume", scope(trunk="b")),
         ]
-        assert [one.category for one in found[0].alarms] == ["trunk-down", "5xx", "asr", "slo"]
+        assert [one.category for one in found[0].alarms] == ["trunk-down", "5xx", "asr", "slo-x"]
     assert [len(one.alarms) for one in given_] == [1] * 5
 
 

@@ -32,7 +32,7 @@ SIZES: Final = (1300, 1500)
 
 _RANKED: Final = (
     """
-    size-over fragmented duplicate folded compact content-length line-ends no-colon header codec
+    size-over udp-fragments duplicate folded compact content-length line-ends no-colon header codec
     fmtp start
     """,
     """
@@ -156,7 +156,7 @@ def _sizes(found: _Found, payload: bytes, transport: str) -> None:
         if size > over:
             found.add("size-over", str(over))
     if transport == "udp" and size + 28 > 1500:  # IPv4 and UDP headers
-        found.add("fragmented")
+        found.add("udp-fragments")
 
 
 _EMPTY_LINE: Final = re.compile(rb"\n\r?\n")

@@ -11,7 +11,7 @@ from sipsidecar.tables import printable
 _SPELLED = {spelled.lower(): spelled for spelled in SPELLINGS}
 _WORDS = {
     "size-over": "an INVITE of more than {} bytes",
-    "fragmented": "an INVITE that UDP sends in pieces (more than 1472 bytes)",
+    "udp-fragments": "an INVITE that UDP sends in pieces (more than 1472 bytes)",
     "duplicate": "more than one header {header}",
     "folded": "a folded header {header}",
     "compact": "the compact form of {header}",
@@ -118,7 +118,7 @@ _SDP = "how the far side reads the offer, and leave the line out or offer as goo
 _PLACE = "that host, its route and what it runs"
 _LOOK_AT = {
     "size-over": _SIZE,
-    "fragmented": _SIZE,
+    "udp-fragments": _SIZE,
     "size": _SIZE,
     "head-size": _SIZE,
     "body-size": _SIZE,

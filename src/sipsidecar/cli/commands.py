@@ -11,7 +11,16 @@ from pathlib import Path
 from sipsidecar import __version__, app, demo, serving
 from sipsidecar.batch import SpoolError, StoreError
 from sipsidecar.calls.findings import KINDS
-from sipsidecar.cli import explaining, reporting, sorting, steering, summarizing, timeline, trying
+from sipsidecar.cli import (
+    diagnosing,
+    explaining,
+    reporting,
+    sorting,
+    steering,
+    summarizing,
+    timeline,
+    trying,
+)
 from sipsidecar.cli.doctoring import doctor
 from sipsidecar.cli.forgetting import forget
 from sipsidecar.cli.parsers import Commands, Parser
@@ -245,9 +254,10 @@ def _parser() -> argparse.ArgumentParser:
 
     steering.add_commands(commands)
     sorting.add_commands(commands)
-    trying.add(commands)
+    trying.add_command(commands)
     timeline.add_command(commands)
     explaining.add_command(commands)
+    diagnosing.add_command(commands)
     reporting.add_command(commands)
     summarizing.add_command(commands)
     add("dsn", print_dsn, "print the DSN of the database", 'psql "$(sipsidecar dsn)"')

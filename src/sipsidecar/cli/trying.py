@@ -54,7 +54,7 @@ class _Tried(NamedTuple):
         return next((one for one in (self.opened, self.cleared) if one and one.why), None)
 
 
-def add(commands: Commands) -> None:
+def add_command(commands: Commands) -> None:
     """Add `alerts` and its commands."""
     group = commands.group("alerts", "try who is told of incidents", "sipsidecar alerts test")
     command = group.add(

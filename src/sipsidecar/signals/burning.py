@@ -53,6 +53,12 @@ class Objective:
         self._held: Held | None = None
         self._pair = PAIRS[0]
 
+    def begin_again(self) -> None:
+        """Forget the minutes, for the clock was set."""
+        self._ring = self._held = None
+        if self._history is not None:
+            self._history.begin_again()
+
     def push(self, minute: int, total: int, bad: int) -> None:
         """Take in one whole minute."""
         if self._ring is None:

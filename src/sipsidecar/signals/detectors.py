@@ -148,7 +148,11 @@ MAX_KNOWN: Final = 20_000
 """Combinations whose series are remembered; more are found one by one again."""
 NEW_NORMAL: Final = 48 * 60
 """Minutes after which what holds is learned."""
+CLOCK_WAS_SET: Final = 10
+"""Minutes that one may come late; the clock of one that comes later was set back."""
 LONGEST: Final = 60
+SLOW_MINUTES: Final = 30
+"""In which slow calls are counted: a smoothed gauge stays over its limit for so long after them."""
 PDD_FLOOR_MS: Final = 200.0
 JITTER_FLOOR_MS: Final = 5.0
 _DAY: Final = 1440
@@ -185,8 +189,8 @@ class _Series:
     """Everything about one series."""
 
     __slots__ = (
-        "codes", "fixed", "history", "jitter", "learned_at", "levels", "mix", "normal", "pdd", "phi",
-        "quiet", "rates", "scope", "slow", "source", "stagger",
+        "codes", "cohorts", "fixed", "history", "jitter", "learned_at", "levels", "mix", "normal",
+        "pdd", "phi", "quiet", "rates", "scope", "slow", "source", "stagger",
     )  # fmt: skip
 
     def __init__(
@@ -202,11 +206,13 @@ class _Series:
         self.rates = Rates()
         self.levels = Levels()
         self.pdd = Gauge(PDD_FLOOR_MS)
-        self.slow = (0, 0)
-        """Calls over the limit of PDD, and all, of the reading with most of them while its alarm holds."""
+        self.slow: deque[tuple[int, int, int]] = deque(maxlen=SLOW_MINUTES)
+        """Of the last minutes with calls: which one, how many were slow, and how many there were."""
         self.jitter = Gauge(JITTER_FLOOR_MS)
         self.codes: deque[tuple[int, ...]] = deque(maxlen=LONGEST)
         """Code, count, code, count ... of each of the last minutes."""
+        self.cohorts: set[Key] = set()
+        """Those of the last hour that are of it."""
         self.mix: dict[int, int] = {}
         """How often each code was there while nothing was wrong."""
         self.normal: Normal | None = None
@@ -217,6 +223,14 @@ class _Series:
     @property
     def holding(self) -> bool:
         return self.rates.holding or self.levels.holding
+
+    def slow_calls(self, minute: int) -> tuple[int, int]:
+        """Slow calls, and all, of the last minutes: where they are is the trouble.
+
+        A percentile does not tell: it is the same for a trunk and for all that it is a part of.
+        """
+        found = [one for one in self.slow if one[0] > minute - SLOW_MINUTES]
+        return sum(slow for _, slow, _ in found), sum(calls for _, _, calls in found)
 
 
 class Detectors:
@@ -268,7 +282,9 @@ class Detectors:
         minute = minute_at // MINUTE_US
         if minute <= self._minute:
             self.late += 1
-            return
+            if minute > self._minute - CLOCK_WAS_SET:
+                return
+            self._begin_again()
         self._shares.clear()
         if self._loads != self._baseline.loads:
             self._loads = self._baseline.loads
@@ -328,9 +344,19 @@ class Detectors:
         last = min((until - 1) // MINUTE_US, first + NEW_NORMAL)
         pairs = frozenset(alarm_scope)
         for series in self._series.values():
-            if pairs.issubset(series.scope):
-                series.history.leave_out(first, last)
+            if pairs.issubset(series.scope) and series.history.leave_out(first, last):
                 series.normal = None
+
+    def _begin_again(self) -> None:
+        """Forget all that is of single minutes, but nothing of what was learned."""
+        self._minute = 0
+        self._rings.clear()
+        self._known.clear()
+        for series in self._series.values():
+            series.history.begin_again()
+        for promise in self._objectives:
+            promise.objective.begin_again()
+        self._series.clear()
 
     # -- rows to series
 
@@ -347,6 +373,7 @@ class Detectors:
         if known is None:
             known = self._find_series(key)
         for series in known:
+            series.cohorts.add(key)
             into = sums.get(series.history.name)
             if into is None:
                 sums[series.history.name] = dict(cell)
@@ -395,6 +422,8 @@ class Detectors:
             self._known.clear()
         for key in [key for key, ring in self._rings.items() if ring.minute < minute - LONGEST]:
             del self._rings[key]
+        for series in self._series.values():
+            series.cohorts &= self._rings.keys()
 
     # -- series to alarms
 
@@ -436,7 +465,9 @@ class Detectors:
             )
         fleet = self._series.get(f"{series.source}:all")
         if fleet is not None and fleet.history.sums[MINUTES] >= self._armed:
-            return Normal(hour, "fleet", fleet.history.expect(hour))
+            # How often calls are answered is each trunk's own.
+            usual = fleet.history.expect(hour)[: len(CATEGORIES)]
+            return Normal(hour, "fleet", [*usual, None, None])
         return Normal(hour, "cold", [COLD.get(category) for category in COUNTED])
 
     def _judge(self, series: _Series, cell: Cell | None, minute: int) -> list[Alarm]:
@@ -471,12 +502,13 @@ class Detectors:
             delays = [cell.get(place, 0) for place in PDD_PLACES]
             calls = sum(delays)
             if calls:
+                slow = sum(delays[_slow_from(series.pdd) :])
+                series.slow.append((minute, int(slow), int(calls)))
                 enough = series.pdd.gather(minute, delays, calls)
                 if enough is not None:
                     value = percentile([int(each) for each in enough], DELAY_BOUNDS_MS, 0.95)
                     assert value is not None
                     series.pdd.read(minute, value)
-                    _count_slow(series, value, enough)
             streams = cell.get(JITTER_COUNT, 0)
             if streams:
                 enough = series.jitter.gather(minute, (cell[JITTER_SUM], streams), streams)
@@ -488,8 +520,8 @@ class Detectors:
                 continue
             finding = gauge.look(source, minute)
             if finding is not None:
-                counted = series.slow if gauge is series.pdd else (0, 0)
-                alarms.append(gauge_alarm(series.scope, finding, minute, gauge.limit, counted))
+                slow_calls = series.slow_calls(minute) if gauge is series.pdd else None
+                alarms.append(gauge_alarm(series.scope, finding, minute, gauge.limit, slow_calls))
             if finding is None or minute - finding.held.fired >= NEW_NORMAL:
                 series.history.mark(minute // 60, which, gauge.value)
         return alarms
@@ -521,15 +553,12 @@ class Detectors:
         place = 1 + DIMENSIONS.index(dimension)
         first = self._minute - size + 1
         found: Counter[str] = Counter()
-        for key, ring in self._rings.items():
-            if (
-                key[place]
-                and ring.minute >= first
-                and key[0] == series.source
-                and matches(key, series.scope)
-            ):
+        for key in series.cohorts:
+            ring = self._rings.get(key)
+            if ring is not None and key[place] and ring.minute >= first:
                 found[key[place]] += ring.between(first, self._minute)[column]
-        return {value: count for value, count in found.most_common(TOP) if count}
+        most = sorted((one for one in found.items() if one[1]), key=lambda one: (-one[1], one[0]))
+        return dict(most[:TOP])
 
     def _divided(
         self, source: str, column: int, minutes: int, of_alarm: _Series | None
@@ -596,21 +625,12 @@ class _Promise:
         )  # fmt: skip
 
 
-def _count_slow(series: _Series, value: float, buckets: Sequence[float]) -> None:
-    """Count the calls of one reading that are over the limit: where they are is the trouble.
-
-    The percentile alone does not tell: it is the same for a trunk and for all that it is a part of.
-    """
-    limit = series.pdd.limit
-    if limit is None or value <= limit:
-        if not series.pdd.holding:
-            series.slow = (0, 0)
-        return
-    # What shares a bucket with the limit counts only where nothing is over it.
-    first = min(bisect_left(DELAY_BOUNDS_MS, limit) + 1, bisect_left(DELAY_BOUNDS_MS, value))
-    slow = int(sum(buckets[first:]))
-    if slow > series.slow[0]:
-        series.slow = slow, int(sum(buckets))
+def _slow_from(gauge: Gauge) -> int:
+    """The first bucket of PDD whose calls are slow: over the limit, or with it, not with the usual."""
+    usual, limit = gauge.usual, gauge.limit
+    if usual is None or limit is None:
+        return len(DELAY_BOUNDS_MS)
+    return max(bisect_left(DELAY_BOUNDS_MS, usual) + 1, bisect_left(DELAY_BOUNDS_MS, limit))
 
 
 def _learn_mix(mix: dict[int, int], codes: Sequence[int]) -> None:

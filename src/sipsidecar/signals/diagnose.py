@@ -44,7 +44,7 @@ _WEIGHTS: Final = (4.0, 2.0, 1.0, 0.5)
 """By rank: of the chances that Benjamini and Hochberg's procedure sees (Genovese et al. 2006)."""
 _NEAR: Final = 0.75
 """Power of the best chance up to which another may be as good."""
-_OF_SIZE: Final = frozenset({"size", "size-over", "fragmented"})
+_OF_SIZE: Final = frozenset({"size", "size-over", "udp-fragments"})
 _UNLIKELY_Z: Final = 1.9
 """Normal deviate below which no exact chance can be under 0.005: those are not worked out."""
 _MANY: Final = 20_000

@@ -40,6 +40,11 @@ class Gauge:
         return self._held is not None
 
     @property
+    def usual(self) -> float | None:
+        """The median of what was learned; None while nothing is known."""
+        return None if self._limits is None else self._limits[0]
+
+    @property
     def limit(self) -> float | None:
         """What the gauge must not be over; None while nothing is known."""
         return None if self._limits is None else self._limits[0] + self._limits[1]

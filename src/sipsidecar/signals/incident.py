@@ -20,13 +20,14 @@ from sipsidecar.signals.alarms import (
 )
 from sipsidecar.signals.attribution import is_compatible, is_inside, is_nested, order_scope
 from sipsidecar.signals.troubles import (
-    DIVIDED,
     EFFECTS,
     Key,
     Trouble,
     broader,
     explains,
     fold_effects,
+    is_divided,
+    kind_of,
     onset_of,
     part_category,
     rank_of,
@@ -359,7 +360,7 @@ class Incidents:
 
         They hold by what was: detectors wait before they end one.
         """
-        if trouble.known or trouble.category not in DIVIDED:
+        if trouble.known or not is_divided(trouble.category):
             return False
         owners = [self._owned.get(alarm.key) for alarm in trouble.alarms]
         names = [owner.record.incident for owner in owners if owner is not None]
@@ -497,7 +498,9 @@ class Incidents:
         # Effects tell how bad it is, and not where: only itself and its causes do.
         leads = (
             [one for one in troubles if one.category == record.category]
-            or [one for one in troubles if record.category in EFFECTS.get(one.category, ())]
+            or [
+                one for one in troubles if kind_of(record.category) in EFFECTS.get(one.category, ())
+            ]
             or [one for one in behind if one.category == record.category and one.known]
         )
         if sum(len(one.alarms) for one in leads) < sum(len(one.alarms) for one in behind):
@@ -724,8 +727,10 @@ def _newness(alarm: Alarm) -> tuple[Any, ...]:
 
 
 def _order_of(alarm: Alarm, incident: _Incident) -> tuple[Any, ...]:
-    """The alarm that says most of an incident comes first: the gravest; of these one of its scope, or
-    else the one of the fewest calls that its scope is a part of."""
+    """The alarm that says most of an incident comes first.
+
+    The gravest; of these one of its scope, or else that of the fewest calls its scope is a part of.
+    """
     around = is_inside(incident.scope, alarm.scope)
     return (
         -weight_of(alarm.severity),

@@ -178,11 +178,11 @@ def gauge_alarm(
     finding: Finding,
     minute: int,
     limit: float | None,
-    counted: tuple[int, int] = (0, 0),
+    slow_calls: tuple[int, int] | None = None,
 ) -> Alarm:
-    """Turn a gauge over its limit into an alarm; `counted` is calls over it and all, where known."""
+    """Turn a gauge over its limit into an alarm; `slow_calls`: of how many, where that is known."""
     held, value = finding.held, finding.value
-    slow, calls = counted
+    slow, calls = slow_calls or (0, 0)
     usual = ""
     if finding.expected is not None and limit is not None:
         usual = f"usual is {finding.expected:.0f} ms, at most {limit:.0f} ms"
@@ -196,7 +196,7 @@ def gauge_alarm(
         summary=line(
             f"{_GAUGES[finding.source]} {value:.0f} ms, smoothed",
             usual,
-            f"{slow} of {calls} calls over it in one minute" if slow else "",
+            f"{slow} of {calls} calls were slow in half an hour" if slow else "",
             f"first seen {minute_text(held.since)}",
         ),
         since=held.since * MINUTE_US,

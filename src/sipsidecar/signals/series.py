@@ -148,6 +148,12 @@ class History:
             self._prune(minute // 1440)
         return ring
 
+    def begin_again(self) -> None:
+        """Forget the minutes, for the clock was set; what was learned of them stays."""
+        self.ring = None
+        self._left_out = []
+        self._marks = {}
+
     def settle(self, until: int) -> None:
         """Learn all minutes up to this one that were not left out."""
         ring = self.ring
@@ -170,8 +176,11 @@ class History:
                 self.unsaved_gauges[hour] = pdd, jitter
                 self.load_gauges(hour, pdd, jitter)
 
-    def leave_out(self, since: int, until: int) -> None:
-        """Let the minutes from one to another, both within, teach nothing; what they taught is undone."""
+    def leave_out(self, since: int, until: int) -> bool:
+        """Let the minutes from one to another, both within, teach nothing; what they taught is undone.
+
+        Returns whether they had taught anything.
+        """
         ring = self.ring
         if ring is not None:
             until = min(until, ring.minute)
@@ -189,8 +198,10 @@ class History:
         whole = {hour for hour in hours if any(a <= hour <= b for a, b in old)}
         for hour in whole:
             self._add(hour, [-value for value in self.hour(hour, range(WIDTH))])
+        taught = bool(whole)
         for a, b in fresh:
             first, last = max(a, oldest), min(b, self._settled)
+            taught = taught or first <= last
             while ring is not None and first <= last:
                 hour = first // 60
                 end = min(last, hour * 60 + 59)
@@ -202,6 +213,7 @@ class History:
         ]
         if len(self._left_out) > 1:
             self._left_out = _joined(self._left_out)
+        return taught
 
     # -- hours
 

@@ -55,8 +55,7 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     for effect in sorted(frozenset().union(*EFFECTS.values()))
 }
 """The same, by effect."""
-DIVIDED: Final = frozenset({*CATEGORIES, "asr", "ner", "slo"})
-"""Categories that have failures, which can be divided among cohorts."""
+_DIVIDED: Final = frozenset({*CATEGORIES, "asr", "ner", "slo"})
 _RANKS: Final = {category: rank for rank, category in enumerate(EFFECTS)}
 
 Key = tuple[str, str, Scope]
@@ -80,9 +79,19 @@ class Trouble(msgspec.Struct, kw_only=True):
     """Failures more than normal, as shares say; 0: they do not."""
 
 
+def kind_of(category: str) -> str:
+    """Turn a category into what effects and causes go by: each objective is an slo."""
+    return "slo" if category.startswith("slo-") else category
+
+
+def is_divided(category: str) -> bool:
+    """Whether a category has failures, which can be divided among cohorts."""
+    return kind_of(category) in _DIVIDED
+
+
 def rank_of(category: str) -> int:
     """Turn a category into how near it is to the cause, nearest 0."""
-    return _RANKS.get(category, len(_RANKS))
+    return _RANKS.get(kind_of(category), len(_RANKS))
 
 
 def weight_of(severity: str) -> int:
@@ -101,7 +110,7 @@ def explains(cause: str, cause_scope: Scope, effect: str, effect_scope: Scope, l
     The other is inside of it and did not begin before it; or both began together, and a call can be
     of both. `later`: microseconds that the effect began after the cause.
     """
-    if effect not in EFFECTS.get(cause, ()) or later < -SAME_TIME:
+    if kind_of(effect) not in EFFECTS.get(cause, ()) or later < -SAME_TIME:
         return False
     if is_inside(effect_scope, cause_scope):
         return True
@@ -134,7 +143,7 @@ def part_category(alarms: Iterable[Alarm], shares: Divide) -> list[Trouble]:
     silent: dict[Scope, list[Alarm]] = {}
     category = next((alarm.category for said in scopes.values() for alarm in said), "")
     groups: list[_Group] = []
-    for _ in range(MAX_ROUNDS if category in DIVIDED else 0):
+    for _ in range(MAX_ROUNDS if is_divided(category) else 0):
         if not left:
             break
         root = min(left, key=lambda scope: (len(scope), -_count(scopes[scope]), scope))
@@ -182,7 +191,7 @@ def fold_effects(troubles: Iterable[Trouble]) -> list[Trouble]:
         cause = next(
             (
                 one
-                for category in CAUSES.get(trouble.category, ())
+                for category in CAUSES.get(kind_of(trouble.category), ())
                 for one in causes.get(category, ())
                 if explains(
                     one.category,
