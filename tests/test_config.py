@@ -383,7 +383,8 @@ def test_a_secret_that_cannot_be_read_from_the_environment_is_not_shown(key: str
         assert "hush" not in error_of(None, {name: "[{a = 'hush"})
 
 
-@pytest.mark.parametrize("key", ["http.read_tokens", "http.operate_tokens", "http.post_tokens", "privacy.key"]
+@pytest.mark.parametrize(
+    "key", ["http.read_tokens", "http.operate_tokens", "http.post_tokens", "privacy.key"]
 )
 def test_a_secret_that_can_be_guessed_is_refused(key: str) -> None:
     short = "hush" * 4
@@ -393,7 +394,8 @@ def test_a_secret_that_can_be_guessed_is_refused(key: str) -> None:
     assert told == f"{key}: expected 16 characters or more (flag --{key})"
 
 
-@pytest.mark.parametrize("key", ["hep.keys", "http.read_tokens", "http.operate_tokens", "http.post_tokens"]
+@pytest.mark.parametrize(
+    "key", ["hep.keys", "http.read_tokens", "http.operate_tokens", "http.post_tokens"]
 )
 def test_an_empty_token_or_key_is_refused(key: str) -> None:
     told = error_of(None, {}, {key: each(secrets()[key], "")})

@@ -307,6 +307,66 @@ async def test_what_an_earlier_life_left_open_is_not_told_again() -> None:
     assert shown[0]["subject"] in {"", "fs1"}
 
 
+async def test_rows_of_this_life_are_not_taken_up_again_from_a_database_that_was_away() -> None:
+    past = Past()
+    world = World(past=past)
+    await world.look()
+    for _ in range(30):
+        await world.minute(*[200] * 40)
+    for _ in range(4):
+        await world.minute(*[503] * 40)
+    opened = world.of(IncidentRecord)[-1]
+    for _ in range(40):
+        await world.minute(*[200] * 40)
+    world.watching.happened("switch", "fs1", "restarted")
+    world.rows += world.watching.after_turn([], [])
+    # All of it was stored just now, but for the row that ends the incident.
+    past.left = [opened]
+    past.happened = [*reversed(world.of(EventRecord))]
+    past.hours = [row for row in world.rows if isinstance(row, BaselineHour)]
+    past.hours += [row for row in world.watching.drain() if isinstance(row, BaselineHour)]
+    assert past.hours
+    learned = world.watching._baseline.loads
+    before = {series: history.hours for series, history in histories(world).items()}
+    restoring = asyncio.create_task(world.watching._restore())
+    await asyncio.sleep(0.01)
+    restoring.cancel()
+    assert world.watching.incidents(every=False) == []
+    names = [one["event"] for one in world.watching.timeline(0, world.at, 10_000, None, {})]
+    assert len(names) == len(set(names)) > 2
+    assert world.watching._baseline.loads == learned + 1
+    assert before.keys() == histories(world).keys()
+    assert totals(world) == 74 * 40
+
+
+async def test_what_is_left_is_taken_up_once_though_the_database_fails_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sipsidecar.watching.FIRST_PAUSE", 0.001)
+    past = Past()
+    past.hours = [
+        BaselineHour(
+            received_at=BEGIN - MINUTE, hour_at=BEGIN - 60 * MINUTE, series="all", minutes=60,
+            total=600, counts=(0,) * 7, answered=600, effective=600,
+        )
+    ]  # fmt: skip
+    fails = [ZeroDivisionError, ZeroDivisionError]
+    events = past.events
+
+    async def fail(limit: int) -> list[EventRecord]:
+        if fails:
+            raise fails.pop()
+        return await events(limit)
+
+    monkeypatch.setattr(past, "events", fail)
+    world = World(past=past)
+    keeping = asyncio.create_task(world.watching._keep("it", world.watching._restore))
+    await asyncio.sleep(0.05)
+    keeping.cancel()
+    assert not fails
+    assert world.watching._baseline.loads == 1
+
+
 async def test_the_timeline_holds_markers_switches_trunks_and_admission(world: World) -> None:
     watching = world.watching
     watching.mark(Marker(kind="deploy", text="bot 1.4", trunk="acme", data={"a": 1}), world.at - 1)

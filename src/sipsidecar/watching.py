@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -42,7 +42,7 @@ from sipsidecar.signals.detectors import Detectors
 from sipsidecar.signals.examples import Examples
 from sipsidecar.signals.incident import Incidents, IncidentSettings
 from sipsidecar.signals.minutes import CodeMinute, KpiMinute, Minutes
-from sipsidecar.signals.ratios import kpi_figures, ratios
+from sipsidecar.signals.ratios import kpi_slices, ratios
 from sipsidecar.signals.snapshot import KpiFigures, TrunkFigures, WatchFigures
 from sipsidecar.signals.traffic import Traffic
 from sipsidecar.signals.trunk import PeerState, Trunks
@@ -62,6 +62,10 @@ MAX_EVENTS = 10_000
 """Of the timeline in memory; all of them are in the database."""
 FRESH = 5.0
 """Seconds that live figures are shown before they are reckoned anew."""
+ASKED = 300.0
+"""Seconds after somebody asked for them that they are reckoned on: whoever scrapes comes again."""
+LOOKED_BACK = 60
+"""Minutes that are looked at when nobody looked for longer."""
 COUNTS = (
     "attempts", "redirected", "unknown", "seizures", "answered", "effective", "own_refusals",
     "overflowed", "ended", "completed", "dropped", "short_calls", "failovers",
@@ -163,12 +167,13 @@ class Watching:
         self._events: deque[EventRecord] = deque(maxlen=MAX_EVENTS)
         self._ended: deque[IncidentRecord] = deque(maxlen=200)
         self._named = 0
+        self._began_us = wall_us()
         self._last_us = 0
         self._next_minute: int | None = None
         self._broken: set[int] = set()
         """Minutes of which a part was missed."""
         self._shown: KpiFigures | None = None
-        self._shown_at = 0.0
+        self._shown_at = self._asked_at = 0.0
         self._counts: Counter[str] = Counter()
         self.faults = 0
         """Bugs here that cost something: a part's beginning again, or a turn."""
@@ -293,6 +298,7 @@ class Watching:
             await self._close_minutes(at)
             self._incidents.handle_timer(at)
             self._settle()
+            await self._reckon()
             due = max(due + EVERY, began)
             await asyncio.sleep(max(due - self._loop.time(), 0))
 
@@ -308,8 +314,10 @@ class Watching:
         """Mark the minutes of which we slept through a part, and those of a clock that was set."""
         last, self._last_us = self._last_us or at, at
         if not 0 <= at - last <= STALLED * 1_000_000:
-            first, final = sorted((last // MINUTE_US, at // MINUTE_US))
-            self._broken.update(range(first, min(final, first + 1440) + 1))
+            this = at // MINUTE_US
+            first, final = sorted((last // MINUTE_US, this))
+            # After a step of days only those near now can still be looked at.
+            self._broken.update(range(max(first, this - LOOKED_BACK), min(final, this + 1440) + 1))
             if at < last:
                 self._next_minute = None
 
@@ -320,6 +328,8 @@ class Watching:
             self._next_minute = this + 1
         if this <= self._next_minute:
             return
+        # First of all: what fails here would else find these minutes empty at the next try.
+        since, self._next_minute = self._next_minute, this
         kpis: list[KpiMinute] = []
         codes: list[CodeMinute] = []
         for some_kpis, some_codes in self._minutes.closing(at):
@@ -334,14 +344,16 @@ class Watching:
             for code in codes:
                 by_minute.setdefault(code.minute_at, ([], []))[1].append(code)
             found: list[Alarm] = []
-            for minute in range(max(self._next_minute, this - 60), this):
+            for minute in range(max(since, this - LOOKED_BACK), this):
                 if minute not in self._broken:
                     some = by_minute.get(minute * MINUTE_US, ([], []))
                     found += await self._detect(minute, *some)
             for trunk, addresses in self._trunks.addresses().items():
                 self._traffic.receive_addresses(trunk, addresses, at)
             agents = self._pipeline.snapshot(self._loop.time()).agents
-            found = [self._with_calls(alarm) for alarm in found]
+            for place, alarm in enumerate(found):
+                found[place] = self._with_calls(alarm)
+                await asyncio.sleep(0)
             for alarms in self._traffic.looks(at, agents):
                 found += alarms
                 await asyncio.sleep(0)
@@ -351,7 +363,6 @@ class Watching:
             for incident in self._incidents.open():  # nothing of it may become normal
                 self._detectors.exclude(scope_of(incident), incident.opened_at, at)
             self._store(self._baseline.records(at))
-        self._next_minute = this
         self._broken = {minute for minute in self._broken if minute >= this}
 
     async def _detect(
@@ -429,15 +440,24 @@ class Watching:
         self.rows_lost += max(len(rows) - room, 0)
 
     async def _restore(self) -> None:
-        """Take up what an earlier life learned and left open."""
-        self._baseline.load(await self._history.baseline())
+        """Take up what an earlier life learned and left open.
+
+        A database that was away has rows of this life, too, which are known here, and hours add up.
+        """
+        hours = await self._history.baseline()
         left = await self._history.incidents()
+        known = await self._history.events(MAX_EVENTS)
+        # All or nothing: when one fails, this is tried again.
+        self._baseline.load(hour for hour in hours if hour.received_at < self._began_us)
+        mine = {one.incident for one in (*self._incidents.open(), *self._ended)}
+        left = [one for one in left if one.incident not in mine]
         self._incidents.restore(left)
         self._alerter.restore(left)
-        known = await self._history.events(MAX_EVENTS)
-        mine = list(self._events)
+        names = {one.event for one in self._events}
+        earlier = [one for one in reversed(known) if one.event not in names]
+        now = list(self._events)
         self._events.clear()
-        self._events.extend([*reversed(known), *mine])
+        self._events.extend([*earlier, *now])
         await asyncio.Event().wait()  # its end is no failure
 
     def _name(self, kind: str, at: int) -> str:
@@ -464,6 +484,7 @@ class Watching:
         """Admission's changes of state: they have rows of their own, and are on the timeline."""
         for row in rows:
             if isinstance(row, StateRecord):
+                self._counts["admission"] += 1
                 self._events.append(_event_of(row))
 
     # -- who asks
@@ -473,20 +494,22 @@ class Watching:
     ) -> list[dict[str, Any]]:
         """Events, newest first; those in memory."""
         found = [
-            msgspec.to_builtins(one)
-            for one in self._events
+            one
+            for one in reversed(self._events)
             if since <= one.at <= until
             and kind in (None, one.kind)
             and all(getattr(one, name) == value for name, value in where.items())
         ]
-        return sorted(found, key=lambda one: one["at"], reverse=True)[:limit]
+        found.sort(key=lambda one: one.at, reverse=True)
+        return [msgspec.to_builtins(one) for one in found[:limit]]
 
     def incidents(self, *, every: bool) -> list[dict[str, Any]]:
         """Open incidents, the gravest first; with `every` those that ended lately, too."""
-        rows = list(self._incidents.open())
+        rows = {row.incident: row for row in self._incidents.open()}
         if every:
-            rows += reversed(self._ended)
-        return [msgspec.to_builtins(row) for row in rows]
+            for row in reversed(self._ended):  # one that was reopened ended more than once
+                rows.setdefault(row.incident, row)
+        return [msgspec.to_builtins(row) for row in rows.values()]
 
     def trunks(self) -> list[dict[str, Any]]:
         """Every peer that is looked after: what is known of it, and how it is asked."""
@@ -499,42 +522,46 @@ class Watching:
     def kpi(self, by: str | None, where: Mapping[str, str], minutes: int) -> list[dict[str, Any]]:
         """Figures of the last minutes of the cohorts of `where`; with `by` one of each value."""
         at = self._wall_us()
-        named = {by, *where}
-        source = "trunk" if named & {"trunk", "carrier"} else "call"
-        values = [""] if by is None else self._minutes.values(source, by, at, minutes)
-        found = []
-        for value in values:
-            pairs = dict(where) | ({by: value} if by is not None else {})
-            scope = tuple((name, pairs[name]) for name in DIMENSIONS if name in pairs)
-            row, codes = self._minutes.live(source, scope, at, minutes)
-            found.append(
-                {
-                    **pairs,
-                    "source": source,
-                    "since": row.minute_at,
-                    **{name: getattr(row, name) for name in COUNTS},
-                    **msgspec.to_builtins(ratios(row)),
-                    "codes": {one.code: one.count for one in codes if one.origin != "admission"},
-                }
-            )
-        return found
+        source = "trunk" if {by, *where} & {"trunk", "carrier"} else "call"
+        scope = tuple((name, where[name]) for name in DIMENSIONS if name in where)
+        found: list[tuple[dict[str, str], KpiMinute, list[CodeMinute]]]
+        if by is None:
+            found = [({}, *self._minutes.live(source, scope, at, minutes))]
+        else:
+            by_value = self._minutes.live_by(source, by, scope, at, minutes)
+            found = [({by: value}, row, codes) for value, row, codes in by_value]
+        since = self._began_us if self._began_us <= at else 0  # before, nobody knows
+        return [
+            {
+                **where,
+                **pair,
+                "source": source,
+                "since": max(row.minute_at, since),
+                **{name: getattr(row, name) for name in COUNTS},
+                **msgspec.to_builtins(ratios(row)),
+                "codes": {one.code: one.count for one in codes if one.origin != "admission"},
+            }
+            for pair, row, codes in found
+        ]
 
     def figures(self) -> WatchFigures:
-        """What metrics show; live figures are some seconds old."""
-        now = self._loop.time()
-        if self._shown is None or now - self._shown_at >= FRESH:
-            at = self._wall_us()
-            values = {
-                name: self._cohorts.values(name) if self._cohorts else ()
-                for name in DIMENSIONS
-                if name != "codec"
-            }
-            values["codec"] = tuple(self._minutes.values("call", "codec", at))
-            self._shown, self._shown_at = kpi_figures(self._minutes, values, at), now
+        """What metrics show; live figures are some seconds old. A bug here ends no health check."""
+        try:
+            return self._figures()
+        except Exception as error:  # noqa: BLE001 -- as above
+            self._fault("figures to show", error)
+            return WatchFigures(faults=self.faults)
+
+    def _figures(self) -> WatchFigures:
+        self._asked_at = now = self._loop.time()
+        if self._shown is None or now - self._shown_at >= 3 * FRESH:
+            for made in self._slices():
+                self._shown, self._shown_at = made or self._shown, now
+        assert self._shown is not None
         opened = Counter((one.category, one.severity) for one in self._incidents.open())
         at = self._wall_us()
         return WatchFigures(
-            kpi=self._shown,
+            kpi=msgspec.structs.replace(self._shown, limits=self._shown.limits | self._limits()),
             trunks=tuple(_trunk_figures(one, at) for one in self._trunks.states(at)),
             incidents=dict(opened),
             receivers=dict(self._alerter.counters),
@@ -542,6 +569,40 @@ class Watching:
             faults=self.faults + self._pingers.faults + self._resolving.faults,
             folded=sum(self._traffic.folded.values()) + self._detectors.folded,
         )
+
+    def _limits(self) -> dict[str, int]:
+        """What was left out here, besides calls of figures."""
+        spans = self._exporter.counters if self._exporter is not None else Counter()
+        return {
+            "rows": self.rows_lost,
+            "incidents": self._incidents.overflowed,
+            "alarms": self._incidents.skipped,
+            "notices": self._incidents.lost,
+            "examples": self._examples.forgotten,
+            "trunk-events": self._trunks.records_lost,
+            "spans": spans["dropped"] + spans["failed"],
+        }
+
+    def _slices(self) -> Iterator[KpiFigures | None]:
+        """Live figures, reckoned some values at a time."""
+        at = self._wall_us()
+        values = {
+            name: self._cohorts.values(name) if self._cohorts else ()
+            for name in DIMENSIONS
+            if name != "codec"
+        }
+        values["codec"] = tuple(self._minutes.values("call", "codec", at))
+        return kpi_slices(self._minutes, values, at)
+
+    async def _reckon(self) -> None:
+        """Keep live figures fresh for who comes again: of many cohorts they take too long for a turn."""
+        now = self._loop.time()
+        if self._shown is None or now - self._asked_at >= ASKED or now - self._shown_at < FRESH:
+            return
+        for made in self._slices():
+            if made is not None:
+                self._shown, self._shown_at = made, now
+            await asyncio.sleep(0)
 
     def reload(self, config: Config) -> None:
         """Tell others of incidents from now on."""
@@ -551,12 +612,20 @@ class Watching:
 
     def drain(self) -> list[Row]:
         """All that is not stored yet, the open minute too: the process ends."""
-        at = self._wall_us()
+        rows: list[Row] = []
+        for what, take in (("incidents", self._settle), ("the last minute", self._drain_minutes)):
+            try:
+                rows += take() or ()
+            except Exception as error:  # noqa: BLE001 -- a bug must not keep others' rows from disk
+                self._fault(what, error)
         self.happened("sidecar", self._config.node.name, "stopped")
+        pending, self._pending = self._pending, []
+        return [*pending, *rows]
+
+    def _drain_minutes(self) -> list[Row]:
+        at = self._wall_us()
         kpis, codes = self._minutes.drain(at)
-        rows = [*self._pending, *kpis, *codes, *self._baseline.records(at, all_=True)]
-        self._pending = []
-        return rows
+        return [*kpis, *codes, *self._baseline.records(at, all_=True)]
 
     def mark(self, marker: Marker, at: int) -> str:
         """Put a marker on the timeline."""

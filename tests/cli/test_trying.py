@@ -11,7 +11,7 @@ import pytest
 
 from receiving import Mail, Web, mail_server, web_server
 from sipsidecar.cli.parsers import Commands, Parser
-from sipsidecar.cli.trying import _hint, add
+from sipsidecar.cli.trying import _hint, add_command
 from sipsidecar.cli.words import CliError
 
 
@@ -102,7 +102,7 @@ to = ["noc@example.org"]
 def alerts(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     def run(settings: Path, *arguments: str) -> Done:
         parser = Parser()
-        add(Commands(parser))
+        add_command(Commands(parser))
         given = parser.parse_args(["alerts", "test", "--config", str(settings), *arguments])
         code: int = given.handle(given)
         return Done(code, *capsys.readouterr())
@@ -182,7 +182,7 @@ def test_a_receiver_that_is_not_there_is_named(
 
 def test_alerts_alone_is_no_command() -> None:
     parser = Parser()
-    add(Commands(parser))
+    add_command(Commands(parser))
     with pytest.raises(SystemExit):
         parser.parse_args(["alerts"])
     assert isinstance(parser, argparse.ArgumentParser)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from live.evapi import need_module
 from live.programs import free_port, need, until
 from live.trunklab import Exchange, Hook, Stack, settings, stack
 from live.watchlab import past, teach_database
@@ -40,6 +41,9 @@ TRUNKS = {
     "well": "",
 }
 """By what becomes of them."""
+USUAL_MS = 1000.0
+"""PDD that the past has. It is less, but of so few calls one that had to wait for its turn on a busy
+machine is the 95th percentile."""
 LIMIT = 60.0
 """Seconds for all to be told, or cleared."""
 
@@ -113,7 +117,7 @@ class Story:
 
 @pytest.fixture
 def story(tmp_path: Path, database: str) -> Iterator[Story]:
-    need("kamailio", "kamailio")
+    need_module("tls", "kamailio-tls-modules")
     need("sipp", "sip-tester")
     clock = Clock()
     hep = f"127.0.0.1:{free_port()}"
@@ -128,7 +132,7 @@ def story(tmp_path: Path, database: str) -> Iterator[Story]:
         patch.setattr(watching, "STALLED", watching.STALLED * SPEED)
         armed = TrafficSettings(arm_calls=ARMED)
         patch.setattr(watching, "Traffic", functools.partial(Traffic, settings=armed))
-        hours = past(at.trunks, PER_SECOND / SPEED, clock())
+        hours = past(at.trunks, PER_SECOND / SPEED, clock(), USUAL_MS)
         asyncio.run(teach_database(database, hours))
         path = settings(at, f"{hook.url}/x", clear_seconds=60, peers=False)
         flags = {"hep.listen": hep, "http.listen": "127.0.0.1:0", "database.dsn": database}
@@ -167,16 +171,17 @@ def story(tmp_path: Path, database: str) -> Iterator[Story]:
             time.sleep(1)
             assert one._watching is not None
             watch = one._watching
-            incidents = watch.incidents(every=True)
             assert not watch.faults
-        yield Story(
-            at,
-            [body for _, body in hook.at("/x")],
-            early,
-            incidents,
-            {trunk: when - broken_at for trunk, when in told("opened").items()},
-            {trunk: when - mended_at for trunk, when in told("cleared").items()},
-        )
+            # Before the callers stop: that is an incident, too.
+            whole = Story(
+                at,
+                [body for _, body in hook.at("/x")],
+                early,
+                watch.incidents(every=True),
+                {trunk: when - broken_at for trunk, when in told("opened").items()},
+                {trunk: when - mended_at for trunk, when in told("cleared").items()},
+            )
+        yield whole
 
 
 def test_trunks_that_fail_at_once_in_four_ways_are_one_incident_each_told_once_and_cleared_once(

@@ -174,7 +174,7 @@ class Trunk(asyncio.DatagramProtocol):
         for line in map(str.strip, kept):
             tagged = line.startswith("To:") and ";tag=" not in line and not said.startswith("100")
             lines.append(f"{line};tag={self.name}" if tagged else line)
-        secure = " " in request and "SIP/2.0/TLS" in request.partition("\r\n\r\n")[0]
+        secure = request.partition("\r\nVia: ")[2].startswith("SIP/2.0/TLS")
         contact = self.uri if secure else self.udp_uri
         lines += [f"Contact: <{contact}>"]
         lines += ["Content-Type: application/sdp"] if body else []

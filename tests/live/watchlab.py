@@ -159,8 +159,10 @@ HEAD = (
 )
 
 
-def past(trunks: Iterable[str], per_second: float, now_us: int) -> list[BaselineHour]:
-    """What eight good days of such traffic teach: hours of each series."""
+def past(
+    trunks: Iterable[str], per_second: float, now_us: int, pdd_ms: float = USUAL_PDD_MS
+) -> list[BaselineHour]:
+    """What eight good days of such traffic teach: hours of each series; `pdd_ms` is its p95."""
     chance = random.Random(7)
     names = list(trunks)
     share = 0.7 * per_second / len(names) / len(TENANTS)  # not so many that less would be a drop
@@ -192,7 +194,7 @@ def past(trunks: Iterable[str], per_second: float, now_us: int) -> list[Baseline
                     answered=total - refused,
                     effective=total,
                     counts=tuple(counts),
-                    pdd_p95_ms=max(50.0, chance.gauss(USUAL_PDD_MS, 40.0)),
+                    pdd_p95_ms=max(50.0, chance.gauss(pdd_ms, 40.0)),
                 )
             )
     return found

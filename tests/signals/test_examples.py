@@ -45,7 +45,9 @@ def test_the_newest_calls_come_first_and_no_more_than_five() -> None:
         (503, {"5xx", "asr", "ner", "slo-gold"}),
         (404, {"404", "asr", "ner", "slo-gold"}),
         (410, {"4xx", "asr", "ner", "slo-gold"}),
-        (603, {"6xx", "asr", "ner", "slo-gold"}),
+        (604, {"6xx", "asr", "ner", "slo-gold"}),
+        (603, {"6xx", "asr"}),  # people's doing
+        (486, {"486", "asr"}),
         (200, set()),
         (302, set()),
         (401, set()),
@@ -94,3 +96,19 @@ def test_a_cohort_that_was_quiet_for_longest_gives_way(monkeypatch: pytest.Monke
     assert made.forgotten == 2
     assert made.find("5xx", (("tenant", "t0"),), 0) == ()
     assert made.find("5xx", (("tenant", "t2"),), 0) == ("2",)
+
+
+def test_a_timeout_is_a_failure_of_the_network_unless_it_rang() -> None:
+    made = fed(Setup(call("rang", 408, ring_ms=900.0), ()), Setup(call("silent", 408), ()))
+    assert made.find("asr", (), 0) == ("silent", "rang")
+    assert made.find("ner", (), 0) == ("silent",)
+
+
+def test_a_codec_is_named_as_the_figures_name_it_and_a_strangers_word_never() -> None:
+    made = fed(
+        Setup(call("a", 503, codec_negotiated="opus"), ()),
+        *(Setup(call(f"b{n}", 503, codec_negotiated=f"EVIL-{n}"), ()) for n in range(50)),
+    )
+    assert made.find("5xx", (("codec", "OPUS"),), 0) == ("a",)
+    assert len(made.find("5xx", (("codec", "other"),), 0)) == MOST
+    assert len(made._kept) == 4  # of call and trunk; words of strangers push out no others

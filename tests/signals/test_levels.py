@@ -65,6 +65,15 @@ def test_a_fixed_threshold_alarms_when_the_share_is_surely_under_it(
         assert alarms == (wilson(calls - bad, calls)[1] < 0.9)
 
 
+def test_it_was_first_seen_in_the_first_minute_that_was_too_low_by_itself() -> None:
+    fed = Fed(normal(0.05))
+    for _ in range(5):
+        fed(100, bad=5)
+    fed(100, bad=60)
+    assert fed(100, bad=60)["asr"]
+    assert fed.found[0].held.since == fed.ring.minute - 1
+
+
 def test_effective_calls_have_the_threshold_too() -> None:
     assert Fed(normal(None), fixed=0.9)(100, 30, 30) == {"asr": True, "ner": True}
 

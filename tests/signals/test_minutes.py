@@ -805,3 +805,21 @@ def test_rows_of_parts_add_up_to_the_row_of_the_whole() -> None:
     ]
     parts = [row(fed(one)) for one in every]
     assert counted(added(parts)) == counted(row(fed(*every)))
+
+
+def test_figures_of_each_value_are_those_of_asking_for_it_alone() -> None:
+    made = Minutes()
+    at = T0
+    for number in range(60):
+        at = T0 + number * MINUTE // 10
+        trunk, region = ("acme", "beta", "other")[number % 3], ("eu", "us")[number % 2]
+        setup = Setup(call(200 if number % 5 else 503, trunk=trunk, region=region), ())
+        made.receive_setup(setup, at)
+        made.close(at)
+    for scope in ((), (("region", "eu"),), (("trunk", "acme"), ("region", "eu"))):
+        said = {value: (row, codes) for value, row, codes in made.live_by("trunk", "trunk", scope, at)}
+        assert set(said) == ({"acme"} if len(scope) == 2 else {"acme", "beta", "other"})
+        for value, found in said.items():
+            pairs = dict(scope) | {"trunk": value}
+            assert found == made.live("trunk", (*pairs.items(),), at)
+            assert found[0].attempts > 0

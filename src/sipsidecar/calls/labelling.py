@@ -83,8 +83,7 @@ class Labels:
         return self.of(sighted_of(invite, source, destination, ids))
 
     def of_attempt(self, hop: Cohort, call: Cohort) -> Cohort:
-        """An attempt's: its hop's own trunk and carrier, and its call's of all else that the hop
-        does not say."""
+        """An attempt's: its hop's own trunk and carrier, its call's of all that the hop does not say."""
         default = self._default
         return Cohort(
             call.tenant if hop.tenant in (OTHER, default.tenant) else hop.tenant,
@@ -97,8 +96,10 @@ class Labels:
         )
 
     def with_peers(self, ingress: Cohort, hops: Iterable[Cohort]) -> Cohort:
-        """A call's: of what its ingress does not say of trunk, carrier and agent, the first of `hops`
-        that does."""
+        """A call's: trunk, carrier and agent that its ingress does not say are those of `hops`.
+
+        Each is of the first one that says it.
+        """
         default, missing = self._default, {}
         for name in ("trunk", "carrier", "agent"):
             if getattr(ingress, name) in (OTHER, getattr(default, name)):

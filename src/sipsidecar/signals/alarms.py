@@ -27,8 +27,10 @@ def scope_text(scope: Scope) -> str:
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """What one detector, finding or trunk says of one scope: again each time that it looks, while it
-    holds, and once with `active` false when it is over."""
+    """What one detector, finding or trunk says of one scope.
+
+    Again each time that it looks, while it holds, and once with `active` false when it is over.
+    """
 
     source: str
     """Which detector or finding: rate, drift, three-sigma, volume, asr, ner, slo, pdd, jitter, trunk,
@@ -121,8 +123,7 @@ class IncidentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be told to receivers of alerts: once when an incident opens, when it gets worse, and
-    when it is over."""
+    """What is to be told to receivers: when an incident opens, gets worse, and is over."""
 
     what: str
     """opened, escalated or cleared."""

@@ -76,7 +76,9 @@ class Levels:
         if held is None:
             if not low:
                 return None
-            held = self._held[column] = Held(ring.minute - WINDOW + 1, ring.minute, WINDOW)
+            assert least is not None
+            since = _first_low(ring, column, least)
+            held = self._held[column] = Held(since, ring.minute, WINDOW)
         if low:
             held.calm = 0
         elif least is None:
@@ -109,6 +111,17 @@ class Levels:
         if not active:
             del self._held[TOTAL]
         return Finding("volume", TOTAL, held, active, float(total), expected)
+
+
+def _first_low(ring: Ring, column: int, least: float) -> int:
+    """The first minute of the window that was too low by itself."""
+
+    def is_low(minute: int) -> bool:
+        counted = ring.between(minute, minute)
+        return counted[TOTAL] - counted[column] < least * counted[TOTAL]
+
+    minutes = range(ring.minute - WINDOW + 1, ring.minute + 1)
+    return next(filter(is_low, minutes), minutes[0])
 
 
 def _is_back(ring: Ring, column: int, goal: float) -> bool:

@@ -615,6 +615,32 @@ class Minutes:
         labels: Any = (source, *(said.get(name, "") for name in DIMENSIONS))
         return _row(whole, at, first, labels), list(_code_rows(whole, at, first, labels))
 
+    def live_by(
+        self, source: str, dimension: str, scope: Scope, at: int, minutes: int = 5
+    ) -> Iterator[tuple[str, KpiMinute, list[CodeMinute]]]:
+        """Do as `live` for each value of a dimension that has figures within a scope, by one pass."""
+        first = at - at % MINUTE - minutes * MINUTE
+        place = _PLACE[dimension]
+        wanted = [(_PLACE[name], value) for name, value in scope]
+        found: dict[str, Cell] = {}
+        for minute in self._between(first, at):
+            cells: Iterable[tuple[str, Kept]] = minute.by(source, dimension).items()
+            if wanted:
+                cells = (
+                    (labels[place], cell)
+                    for labels, cell in minute.cells.items()
+                    if labels[0] == source and all(labels[one] == value for one, value in wanted)
+                )
+            for value, cell in cells:
+                if value:
+                    _add(found.setdefault(value, defaultdict(int)), _pairs(cell))
+        said = dict(scope)
+        for value in sorted(found):
+            named = {**said, dimension: value}
+            labels: Any = (source, *(named.get(name, "") for name in DIMENSIONS))
+            row = _row(found[value], at, first, labels)
+            yield value, row, list(_code_rows(found[value], at, first, labels))
+
     def values(self, source: str, dimension: str, at: int, minutes: int = 5) -> Sequence[str]:
         """The values of a dimension that have figures in that time."""
         first = at - at % MINUTE - minutes * MINUTE
@@ -786,8 +812,13 @@ def _labels(source: str, record: CallRecord | AttemptRecord) -> Labels:
         record.direction or "",
         record.region or "",
         record.agent or "",
-        (_CODEC.get(codec) or _CODEC.get(codec.upper(), OTHER)) if codec else "",
+        codec_label(codec),
     )
+
+
+def codec_label(name: str | None) -> str:
+    """Turn a negotiated codec, which strangers name, into the value of the dimension."""
+    return (_CODEC.get(name) or _CODEC.get(name.upper(), OTHER)) if name else ""
 
 
 def _own_trunk(setup: Setup) -> Labels | None:

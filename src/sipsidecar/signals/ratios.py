@@ -5,7 +5,7 @@ ITU-T E.425 (ASR, NER, ABR). Setups of which nobody knows how they ended are in 
 that was left unanswered is an attempt, and no seizure: SER holds it against a trunk, ASR does not.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import fsum
 from typing import Final, TypeVar
 
@@ -213,13 +213,23 @@ def kpi_figures(minutes: Minutes, values: Mapping[str, Sequence[str]], at: int) 
 
     `values`: by dimension, the values that the configuration knows; only these name a series.
     """
+    *_, made = kpi_slices(minutes, values, at)
+    assert made is not None
+    return made
+
+
+def kpi_slices(
+    minutes: Minutes, values: Mapping[str, Sequence[str]], at: int, slice_scopes: int = 50
+) -> Iterator[KpiFigures | None]:
+    """Do as `kpi_figures`, some values at a time, so that others may work in between; they come last."""
     pairs = [("", "")]
     pairs += [(name, value) for name in DIMENSIONS for value in values.get(name, ())]
     totals = {name: minutes.totals(_source(name), name) for name in {name for name, _ in pairs}}
-    shown = tuple(
-        _scope(minutes, name, value, at, totals[name].get(value))
-        for name, value in pairs[: MAX_SCOPES + 1]
-    )
+    shown: list[KpiScope] = []
+    for name, value in pairs[: MAX_SCOPES + 1]:
+        if len(shown) % slice_scopes == 0:
+            yield None
+        shown.append(_scope(minutes, name, value, at, totals[name].get(value)))
     registers, _ = minutes.live("register", (), at, WINDOW_MINUTES)
     named = ratios(registers)
     total = minutes.totals("register").get("")
@@ -236,7 +246,7 @@ def kpi_figures(minutes: Minutes, values: Mapping[str, Sequence[str]], at: int) 
         ),
         codes=total.codes if total is not None else {},
     )
-    return KpiFigures(
+    yield KpiFigures(
         window_seconds=60.0 * WINDOW_MINUTES,
         scopes=(*shown, registering),
         limits={

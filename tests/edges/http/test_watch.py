@@ -112,9 +112,9 @@ async def test_figures_are_of_five_minutes_of_all_calls_unless_asked_otherwise(
     async with watched(monkeypatch) as (served, board):
         assert (await served.ask("/v1/kpi")).json == [{"asr_percent": None}]
         assert board.asked.pop() == (None, {}, 5)
-        assert (await served.ask("/v1/kpi?by=codec&tenant=t&minutes=60")).status == 200
-        assert board.asked.pop() == ("codec", {"tenant": "t"}, 60)
-        for query in ("by=node", "minutes=61", "trunk="):
+        assert (await served.ask("/v1/kpi?by=codec&tenant=t&minutes=15")).status == 200
+        assert board.asked.pop() == ("codec", {"tenant": "t"}, 15)
+        for query in ("by=node", "minutes=16", "trunk="):
             assert (await served.ask(f"/v1/kpi?{query}")).status == 400
 
 
@@ -134,7 +134,11 @@ async def test_a_marker_is_dated_now_or_as_its_poster_says(monkeypatch: pytest.M
         reply = await post(served, "/v1/markers", {"kind": "deploy", "text": "bot 1.4"})
         assert (reply.status, reply.json) == (200, {"event": "marker-1"})
         assert board.asked.pop() == (Marker(kind="deploy", text="bot 1.4"), NOW)
-        for at, expected in ((1700000001, NOW + 1_000_000), ("2023-11-14T22:13:20Z", NOW)):
+        for at, expected in (
+            (1700000001, NOW + 1_000_000),
+            (1700000000.1234567, NOW + 123_456),  # what time.time() of a poster has
+            ("2023-11-14T22:13:20Z", NOW),
+        ):
             await post(served, "/v1/markers", {"kind": "deploy", "at": at, "trunk": "acme"})
             assert board.asked.pop()[1] == expected
 
@@ -228,3 +232,8 @@ async def test_a_path_without_a_call_id_is_no_page(monkeypatch: pytest.MonkeyPat
     async with watched(monkeypatch) as (served, _):
         assert (await post(served, "/v1/calls//outcome", {"completed": True})).status == 404
         assert (await served.ask("/v1/calls/a/outcome")).status == 405
+
+
+def test_no_more_minutes_can_be_asked_for_than_are_kept() -> None:
+    kept = signature(Minutes).parameters["keep"].default
+    assert kept >= MAX_MINUTES

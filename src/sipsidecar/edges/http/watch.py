@@ -31,7 +31,8 @@ TIMELINE: Final = "/v1/timeline"
 OUTCOME: Final = "/v1/calls/{call_id}/outcome"
 MAX_EVENTS: Final = 1000
 """Of the timeline on one page."""
-MAX_MINUTES: Final = 60
+MAX_MINUTES: Final = 15
+"""As many as `signals.minutes` keeps: of those before, only the database knows."""
 MAX_TEXT: Final = 1000
 MAX_DATA: Final = 8192
 """Bytes of a posted JSON object."""
@@ -119,7 +120,8 @@ def watch_pages(watcher: Watcher) -> dict[str, Page]:
             "trunks that are looked after: state, OPTIONS, certificate, DNS", refusing(pages.trunks)
         ),
         "/v1/kpi": Page(
-            f"figures of the last minutes: ?minutes=5, {where}; ?by=trunk for one object each",
+            f"figures of the last minutes: ?minutes=5 (at most {MAX_MINUTES}), {where}; ?by=trunk for"
+            " one object each",
             refusing(pages.kpi),
         ),
         "/v1/markers": Page(
@@ -235,7 +237,7 @@ def _moment(name: str, text: str, now: int) -> int:
     if ago is not None:
         return now - int(ago[1]) * _UNITS[ago[2]] * 1_000_000
     try:
-        seconds = float(text) if re.fullmatch(r"[0-9]{9,12}(\.[0-9]{1,6})?", text) else math.nan
+        seconds = float(text) if re.fullmatch(r"[0-9]{9,12}(\.[0-9]{1,9})?", text) else math.nan
         if math.isnan(seconds):
             at = datetime.fromisoformat(text)
             seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
