@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from sipsidecar import __version__
+from sipsidecar.batch import StoreError
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
@@ -64,6 +65,8 @@ FRESH = 5.0
 """Seconds that live figures are shown before they are reckoned anew."""
 ASKED = 300.0
 """Seconds after somebody asked for them that they are reckoned on: whoever scrapes comes again."""
+LOADED_AT_ONCE = 500
+"""Hours of an earlier life that are taken up in one turn: there may be hundreds of thousands."""
 LOOKED_BACK = 60
 """Minutes that are looked at when nobody looked for longer."""
 COUNTS = (
@@ -166,6 +169,7 @@ class Watching:
         self._pending: list[Row] = []
         self._events: deque[EventRecord] = deque(maxlen=MAX_EVENTS)
         self._ended: deque[IncidentRecord] = deque(maxlen=200)
+        self._judging = asyncio.Lock()
         self._named = 0
         self._began_us = wall_us()
         self._last_us = 0
@@ -344,10 +348,11 @@ class Watching:
             for code in codes:
                 by_minute.setdefault(code.minute_at, ([], []))[1].append(code)
             found: list[Alarm] = []
-            for minute in range(max(since, this - LOOKED_BACK), this):
-                if minute not in self._broken:
-                    some = by_minute.get(minute * MINUTE_US, ([], []))
-                    found += await self._detect(minute, *some)
+            async with self._judging:
+                for minute in range(max(since, this - LOOKED_BACK), this):
+                    if minute not in self._broken:
+                        some = by_minute.get(minute * MINUTE_US, ([], []))
+                        found += await self._detect(minute, *some)
             for trunk, addresses in self._trunks.addresses().items():
                 self._traffic.receive_addresses(trunk, addresses, at)
             agents = self._pipeline.snapshot(self._loop.time()).agents
@@ -444,11 +449,21 @@ class Watching:
 
         A database that was away has rows of this life, too, which are known here, and hours add up.
         """
-        hours = await self._history.baseline()
-        left = await self._history.incidents()
-        known = await self._history.events(MAX_EVENTS)
-        # All or nothing: when one fails, this is tried again.
-        self._baseline.load(hour for hour in hours if hour.received_at < self._began_us)
+        while True:
+            try:
+                hours = await self._history.baseline()
+                left = await self._history.incidents()
+                known = await self._history.events(MAX_EVENTS)
+                break
+            except StoreError as error:  # it went away again: no bug
+                log.warning("what an earlier life left cannot be read yet: %s", error)
+                await asyncio.sleep(LONGEST_PAUSE)
+        # All is there now: nothing of it is taken up a second time.
+        earlier_hours = [hour for hour in hours if hour.received_at < self._began_us]
+        async with self._judging:  # by all of it or by nothing
+            for begin in range(0, len(earlier_hours), LOADED_AT_ONCE):
+                self._baseline.load(earlier_hours[begin : begin + LOADED_AT_ONCE])
+                await asyncio.sleep(0)
         mine = {one.incident for one in (*self._incidents.open(), *self._ended)}
         left = [one for one in left if one.incident not in mine]
         self._incidents.restore(left)
@@ -613,19 +628,17 @@ class Watching:
     def drain(self) -> list[Row]:
         """All that is not stored yet, the open minute too: the process ends."""
         rows: list[Row] = []
-        for what, take in (("incidents", self._settle), ("the last minute", self._drain_minutes)):
-            try:
-                rows += take() or ()
-            except Exception as error:  # noqa: BLE001 -- a bug must not keep others' rows from disk
-                self._fault(what, error)
+        try:
+            self._settle()
+            at = self._wall_us()
+            kpis, codes = self._minutes.drain(at)
+            rows += [*kpis, *codes]
+            rows += self._baseline.records(at, all_=True)
+        except Exception as error:  # noqa: BLE001 -- a bug must not keep others' rows from the disk
+            self._fault("the end", error)
         self.happened("sidecar", self._config.node.name, "stopped")
         pending, self._pending = self._pending, []
         return [*pending, *rows]
-
-    def _drain_minutes(self) -> list[Row]:
-        at = self._wall_us()
-        kpis, codes = self._minutes.drain(at)
-        return [*kpis, *codes, *self._baseline.records(at, all_=True)]
 
     def mark(self, marker: Marker, at: int) -> str:
         """Put a marker on the timeline."""

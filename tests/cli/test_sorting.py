@@ -47,6 +47,15 @@ def test_each_kind_of_hop_of_a_file_is_shown_with_the_matcher_of_each_label(
     assert "counted from 1 in cohorts.match" in table.out
 
 
+def test_what_is_left_out_of_a_large_file_is_counted(
+    run: Run, matchers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sorting, "MAX_HOPS", 1)
+    shown = run("cohorts", "test", str(CAPTURE), "--config", str(matchers), "--json")
+    assert len(shown.rows) == 1
+    assert "INVITEs after the first 1 hops are left out" in shown.err
+
+
 def test_every_hop_of_a_stored_call_is_shown(run: Run, matchers: Path, dsn: str) -> None:
     rows = run("calls", "--dsn", dsn, "--json", "--since", "7d", "--limit", "1000").rows
     failed_over = next(row["call_id"] for row in rows if row["attempts"] == 2)

@@ -403,7 +403,7 @@ async def test_icmp_that_there_is_no_way_is_a_miss() -> None:
 async def test_a_flood_is_not_listened_to_until_the_next_turn(
     transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pinger, "MOST_STRANGE", 50)
+    monkeypatch.setattr(pinger, "MOST_HEARD", 50)
 
     def flood(request: bytes) -> list[bytes]:
         other = reply(request).replace(b"Call-ID: ", b"Call-ID: x")

@@ -817,7 +817,9 @@ def test_figures_of_each_value_are_those_of_asking_for_it_alone() -> None:
         made.receive_setup(setup, at)
         made.close(at)
     for scope in ((), (("region", "eu"),), (("trunk", "acme"), ("region", "eu"))):
-        said = {value: (row, codes) for value, row, codes in made.live_by("trunk", "trunk", scope, at)}
+        said = {
+            value: (row, codes) for value, row, codes in made.live_by("trunk", "trunk", scope, at)
+        }
         assert set(said) == ({"acme"} if len(scope) == 2 else {"acme", "beta", "other"})
         for value, found in said.items():
             pairs = dict(scope) | {"trunk": value}

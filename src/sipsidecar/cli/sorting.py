@@ -1,6 +1,7 @@
 """Shows which matcher says whose the calls of a capture, or a stored call, are."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -98,6 +99,7 @@ def _said(value: str, matcher: int | None) -> str:
 def _of_file(path: Path, cohorts: Cohorts, config: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
     """One row for each pair of addresses and each set of matchers, with how many calls it had."""
     hops: dict[tuple[str, str | None, bytes, bytes], _Hop] = {}
+    left_out = 0
 
     def keep(stored: Iterable[Any]) -> None:
         found = (
@@ -105,14 +107,19 @@ def _of_file(path: Path, cohorts: Cohorts, config: Any) -> Iterator[dict[str, An
             for m in stored
             if m.why is None
         )
+        nonlocal left_out
         for hop in _hops(found):
             key = (hop.call_id, hop.branch, hop.source[0], hop.destination[0])
             if len(hops) < MAX_HOPS:
                 hops.setdefault(key, hop)
+            else:
+                left_out += key not in hops
 
     for _ in Replay([path], app.pipeline_of(config, cohorts), keep=keep, progress=progress()):
         pass
     clear_progress()
+    if left_out:
+        print(f"{left_out} INVITEs after the first {MAX_HOPS} hops are left out", file=sys.stderr)
     kinds: dict[tuple[Any, ...], dict[str, Any]] = {}
     for hop in hops.values():
         row = _row(hop, cohorts)

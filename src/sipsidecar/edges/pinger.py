@@ -40,8 +40,8 @@ RENEW: Final = 3600.0
 """Seconds after which a TLS connection is made anew, to see the certificate of today."""
 MOST_READ: Final = 16
 """Datagrams that are read at one turn of the loop."""
-MOST_STRANGE: Final = 1000
-"""Messages between two OPTIONS that are no answers: whoever sends more is not listened to until then."""
+MOST_HEARD: Final = 1000
+"""Messages between two OPTIONS, answers too: whoever sends more is not listened to until then."""
 COMPLAIN_EVERY: Final = 600.0
 
 WHYS: Final = ("no-answer", "refused", "unreachable", "tls", "broken", "flood")
@@ -393,7 +393,8 @@ class _Line:
         self.tls: str | None = None
         self._counts = counts
         self._steady = steady
-        self._strange = 0
+        self._heard_since = 0
+        """The last OPTIONS."""
         self._waiting: tuple[_Request, asyncio.Future[tuple[int, float]]] | None = None
 
     @property
@@ -417,16 +418,21 @@ class _Line:
         """The code of the answer to come, and when it came."""
         future: asyncio.Future[tuple[int, float]] = asyncio.get_running_loop().create_future()
         self._waiting = request, future
-        self._strange = 0
+        self._heard_since = 0
         return future
 
     def _heard(self, payload: bytes) -> None:
         """One message, whatever it is."""
         at = self._steady()
+        self._heard_since += 1
+        if self._heard_since > MOST_HEARD:
+            self.close()
+            self._fail(_MissError("flood"))
+            return
         try:
             message = sip.parse(payload)
         except WireError:
-            self._disregard()
+            self._counts["strange"] += 1
             return
         waiting = self._waiting
         if (
@@ -436,16 +442,9 @@ class _Line:
             or message.branch != waiting[0].branch
             or message.call_id != waiting[0].call_id
         ):
-            self._disregard()  # an answer that came too late, too
+            self._counts["strange"] += 1  # an answer that came too late, too
         elif message.status >= 200 and not waiting[1].done():
             waiting[1].set_result((message.status, at))
-
-    def _disregard(self) -> None:
-        self._counts["strange"] += 1
-        self._strange += 1
-        if self._strange > MOST_STRANGE:
-            self.close()
-            self._fail(_MissError("flood"))
 
     def _fail(self, error: Exception) -> None:
         if self._waiting is not None and not self._waiting[1].done():

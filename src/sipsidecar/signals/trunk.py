@@ -40,6 +40,8 @@ FLAGS: Final = {ACTIVE: "A", TRYING: "T", INACTIVE: "I", DISABLED: "D", UNKNOWN:
 
 MAX_PEERS: Final = 500
 MAX_RECORDS: Final = 10_000
+MAX_FINGERPRINTS: Final = 16
+"""Certificates that are nothing new of a peer: several machines behind one address take turns."""
 SILENT_TURNS: Final = 5
 """Intervals, and `SILENT_US` besides, without any evidence, after which a state is unknown."""
 SILENT_US: Final = 60_000_000
@@ -288,6 +290,8 @@ class _Watched:
         self.disabled = False
         self.names = Names()
         self.certificates: dict[Place, SeenCertificate] = {}
+        self.fingerprints: dict[str, bool] = {}
+        """Of certificates that were shown, the last one last."""
         port = self.uri.port or self.uri.default_port
         self.literal = (Place(self.uri.host, port),) if self.uri.literal else ()
 
@@ -386,10 +390,14 @@ class Trunks:
     def receive_certificate(self, name: str, seen: SeenCertificate, at: int) -> None:
         """What a peer showed when a connection to it was made."""
         one = self._peers[name]
-        before = one.certificates.get(seen.place)
+        known = one.fingerprints.pop(seen.fingerprint, False)
+        first = not one.fingerprints and not known
+        one.fingerprints[seen.fingerprint] = True
+        if len(one.fingerprints) > MAX_FINGERPRINTS:
+            del one.fingerprints[next(iter(one.fingerprints))]
         one.certificates[seen.place] = seen
         self._forget_certificates(one)
-        if before is not None and before.fingerprint != seen.fingerprint:
+        if not (known or first):
             until = f"until {_day(seen.not_after)}" if seen.not_after is not None else ""
             self._tell(one, at, "certificate", "", f"another certificate {until}".rstrip())
 

@@ -51,6 +51,11 @@ def test_a_body_of_another_shape_is_refused_in_words() -> None:
             decode(Said, body)
 
 
+def test_a_body_that_is_nested_too_deeply_is_refused_in_words() -> None:
+    with pytest.raises(QuestionError, match="nested"):
+        decode(dict[str, Any], b'{"a":' * 20_000 + b"1" + b"}" * 20_000)
+
+
 def test_bytes_that_are_no_text_are_shown_as_the_sip_parser_shows_them() -> None:
     assert decode(Said, b'{"name": "caf\xe9"}').name == "caf\\xe9"
 

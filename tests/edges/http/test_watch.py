@@ -1,6 +1,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from inspect import signature
 from typing import Any
 
 import msgspec
@@ -8,7 +9,8 @@ import pytest
 
 from asking import Reply, Served, serving
 from sipsidecar.edges.http import Access, watch
-from sipsidecar.edges.http.watch import MAX_EVENTS, Marker, Outcome
+from sipsidecar.edges.http.watch import MAX_EVENTS, MAX_MINUTES, Marker, Outcome
+from sipsidecar.signals.minutes import Minutes
 
 READ, POST, OPERATE = "read-read-read-00", "post-post-post-00", "operate-operate-0"
 NOW = 1_700_000_000_000_000

@@ -79,3 +79,17 @@ async def test_incidents_are_those_open_at_the_time_and_of_the_cohort(asked: str
     assert [row["incident"] for row in found] == ["everybodys", "mine"]
     found = await find_incidents_of(asked, await row_of(asked, "other"))
     assert [row["incident"] for row in found] == ["everybodys"]
+
+
+async def test_an_incident_that_is_over_is_not_open_by_an_older_row(asked: str) -> None:
+    begin = NOON / 1e6 - 600
+    for revision, state, cleared in ((0, "open", None), (1, "cleared", begin + 60)):
+        async with sql(asked) as connection:
+            await connection.execute(
+                "INSERT INTO incidents (incident, received_at, category, severity, scope, state,"
+                " opened_at, last_seen_at, cleared_at, revision, node_id) VALUES ('short',"
+                " to_timestamp($1), '5xx', 'page', 'all', $2, to_timestamp($1), to_timestamp($1),"
+                " to_timestamp($3), $4, 1)",
+                begin, state, cleared, revision,
+            )  # fmt: skip
+    assert await find_incidents_of(asked, await row_of(asked, "one")) == []

@@ -123,3 +123,21 @@ async def test_a_summary_counts_only_its_own_period_and_the_one_before(database:
     )
     everybody = await find_summary(database, monday, 7)
     assert [row["attempts"] for row in everybody["period"]] == [24, 67]
+
+
+async def test_agents_with_outcomes_are_not_hidden_by_busier_ones(asked: str) -> None:
+    made = [
+        msgspec.structs.replace(call(f"{n}-{m}", started_at=NOON + n), agent=f"a{n:02}")
+        for n in range(25)
+        for m in range(2 if n else 1)
+    ]
+    async with store(asked) as opened:
+        await opened.write(2, {"calls": [rows.encode_call(one, 1) for one in made]})
+    async with sql(asked) as connection:
+        await connection.execute(
+            "INSERT INTO outcomes (call_id, received_at, outcome, completed, node_id) VALUES"
+            " ('0-0', to_timestamp($1), 'a', true, 1)",
+            NOON / 1e6 + 60,
+        )
+    found = await find_summary(asked, NOON // DAY * DAY, 1)
+    assert [row["agent"] for row in found["agents"]] == ["a00"]

@@ -85,6 +85,8 @@ def decode(kind: type[_T], body: bytes) -> _T:
                 body.decode("utf-8", "surrogateescape"),
             )
             return msgspec.json.decode(escaped, type=kind)
+    except RecursionError:
+        raise QuestionError("send no JSON that is nested so deeply") from None
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise QuestionError(words_of(error)) from None
 

@@ -21,12 +21,17 @@ ORDER BY started_at LIMIT $5
 _OUTCOMES_SQL = """
 SELECT * FROM outcomes WHERE call_id = ANY($1::text[]) ORDER BY received_at, outcome LIMIT $2
 """
-# A month: longer than any incident is open, and the partitions of it are few.
+# A month: longer than any incident is open, and the partitions of it are few. One that was stored twice
+# in a batch has an older row that still reads open.
 _INCIDENTS_SQL = """
-SELECT * FROM incidents
-WHERE received_at BETWEEN $1::timestamptz - interval '31 days'
-        AND $1::timestamptz + interval '1 hour'
-  AND coalesce(first_seen_at, opened_at) <= $1::timestamptz
+SELECT * FROM (
+    SELECT DISTINCT ON (node_id, received_at, incident) *
+    FROM incidents
+    WHERE call_id = '' AND received_at BETWEEN $1::timestamptz - interval '31 days'
+            AND $1::timestamptz + interval '1 hour'
+    ORDER BY node_id, received_at, incident, revision DESC
+) AS newest
+WHERE coalesce(first_seen_at, opened_at) <= $1::timestamptz
   AND (cleared_at IS NULL OR cleared_at >= $1::timestamptz)
   AND (tenant IS NULL OR tenant = $2) AND (trunk IS NULL OR trunk = $3)
   AND (carrier IS NULL OR carrier = $4) AND (direction IS NULL OR direction = $5)

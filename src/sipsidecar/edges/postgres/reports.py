@@ -26,6 +26,8 @@ REPORT_BY = {
 """What a report can be grouped by."""
 _FILTERS = ("tenant", "trunk", "carrier", "direction", "region", "agent")
 _SECONDS = 60.0
+_AGENTS, _SHOWN = 10_000, 20
+"""Of a summary: agents that are looked at, for most may have no outcomes, and those that are shown."""
 _DAY_US = 86_400_000_000
 
 # Of several outcomes of one call the newest counts. NER as ITU-T E.425 on SIP's codes (house: setups).
@@ -156,6 +158,6 @@ async def find_summary(
         "incidents": await ask(where, _INCIDENTS_SQL, began, ended, tenant),
     }  # fmt: skip
     filters = {"tenant": tenant} if tenant is not None else {}
-    agents = await find_report(where, ["agent"], began, ended, filters=filters, limit=20)
-    found["agents"] = [row for row in agents if row["outcomes"]]
+    agents = await find_report(where, ["agent"], began, ended, filters=filters, limit=_AGENTS)
+    found["agents"] = [row for row in agents if row["outcomes"]][:_SHOWN]
     return found
