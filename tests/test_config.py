@@ -603,6 +603,43 @@ def test_the_rendered_settings_are_aligned_and_say_where_each_comes_from() -> No
     assert "hush" not in "".join(lines)
 
 
+def test_a_long_value_does_not_push_the_sources_of_all_others_out_of_sight(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("[http]\nhosts = [" + ", ".join(f'"{n}.example"' for n in range(99)) + "]\n")
+    lines = render(load(path, {}, {})).split("\n")
+    assert sum(len(line) > 160 for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[[detect.slos]]\nname = "x"', "detect.slos[0]: needs the key objective_percent"),
+        ('[[trunks.peers]]\nname = "x"', "trunks.peers[0]: needs the key uri"),
+        (
+            '[trunks]\nresolvers = ["192.0.2.53", "dns.example"]',
+            "trunks.resolvers: expected ADDR or ADDR:PORT such as 192.0.2.53 or [2001:db8::53]:53, "
+            + "got 'dns.example'",
+        ),
+        (
+            '[[alerts.receivers]]\nname = "x"\nkind = "slak"\nurl = "https://x.example/hush"',
+            "alerts.receivers[0].kind: no such one, did you mean slack?, got 'slak'",
+        ),
+        (
+            '[[alerts.receivers]]\nname = "x"\nkind = "slack"\nlink = "https://x.example/hush"',
+            "alerts.receivers[0]: no such key link",
+        ),
+    ],
+)
+def test_what_is_wrong_in_one_table_of_a_list_is_said_without_the_rest_of_it(
+    tmp_path: Path, text: str, error: str
+) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {})
+    assert str(caught.value) == f"{error} (file {path})"
+
+
 def test_a_value_cannot_move_the_terminal() -> None:
     assert "\x9b" not in render(load(None, {"SIPSIDECAR_NODE__NAME": "\x9b31m"}, {}))
 
@@ -707,10 +744,10 @@ def test_rules_and_matchers_are_tables_of_the_file(tmp_path: Path) -> None:
         (
             'measure = "calls"',
             'measure = "cals"',
-            "admission.rules[0].measure: no such one, did you mean calls?, got {'name'",
+            "admission.rules[0].measure: no such one, did you mean calls?, got 'cals' (",
         ),
         ('measure = "calls"', 'measure = "x"', "expected one of calls, calls_per_second, asr_"),
-        ("limit = 50", "limitt = 50", "no such key limitt, did you mean limit?"),
+        ("limit = 50", "limitt = 50", "no such key limitt, did you mean limit? ("),
         ("limit = 50", 'limit = "50"', "admission.rules[0].limit: expected float, got str"),
         ("limit = 50\n", "", "calls needs a limit"),
         ('route = "ivr"', 'route = "other"', "is not among admission.routes"),

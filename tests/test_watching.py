@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from running import Sidecar, sidecar, until
+from sipsidecar.batch import StoreError
 from sipsidecar.calls.events import (
     AttemptRecord,
     CallRecord,
@@ -368,9 +369,10 @@ async def test_what_is_left_is_taken_up_once_though_the_database_fails_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sipsidecar.watching.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("sipsidecar.watching.LONGEST_PAUSE", 0.001)
     past = Past()
     past.hours = [hour_of(BEGIN - HOUR)]
-    fails = [ZeroDivisionError, ZeroDivisionError]
+    fails: list[Exception] = [ZeroDivisionError(), StoreError("it is away")]
     events = past.events
 
     async def fail(limit: int) -> list[EventRecord]:
@@ -385,6 +387,7 @@ async def test_what_is_left_is_taken_up_once_though_the_database_fails_in_it(
     keeping.cancel()
     assert not fails
     assert learned(world) == 600
+    assert world.watching.faults == 1
 
 
 async def test_what_was_learned_is_taken_up_in_slices_and_judged_by_when_it_is_whole() -> None:

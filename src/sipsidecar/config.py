@@ -649,7 +649,11 @@ def _check_resolvers(resolvers: tuple[str, ...]) -> None:
         try:
             ipaddress.ip_address(each)
         except ValueError:
-            parse_address(each)
+            try:
+                parse_address(each)
+            except ValueError:
+                why = "expected ADDR or ADDR:PORT such as 192.0.2.53 or [2001:db8::53]:53"
+                raise ValueError(f"{why}, got {each!r}") from None
 
 
 def _check_severities(severities: dict[str, str]) -> None:
@@ -980,13 +984,13 @@ def _checked(setting: Setting, value: object, source: str) -> object:
             why = f"expected {' or '.join(get_args(setting.base))}"
         if setting.base is bool:
             why = "expected true or false"
-        why = why[0].lower() + why[1:].replace("array", "list").replace("object", "table")
+        why = why[0].lower() + re.sub(r"\barray\b", "list", re.sub(r"\bobject\b", "table", why[1:]))
         if isinstance(value, str) and at == "":
             why = why.removesuffix(", got str")
         if isinstance(value, list | tuple) and (place := re.match(r"\[([0-9]+)\]", at)):
-            value = value[int(place[1])]  # the whole list may be long
             why = _in_table(get_args(setting.base)[0], at, why)
-        if ", got" not in why and setting.key not in SECRETS:
+            value = _inner(value[int(place[1])], at[place.end() :])  # the whole list may be long
+        if ", got" not in why and setting.key not in SECRETS and value is not None:
             why += f", got {value!r}"
     except ValueError as error:
         why = str(error)
@@ -995,12 +999,22 @@ def _checked(setting: Setting, value: object, source: str) -> object:
     raise ConfigError(f"{setting.key}{inside}: {why} ({source})")
 
 
+def _inner(value: object, at: str) -> object:
+    """What stands at `.name` in one value of a list; None where that is a table, which may be long."""
+    for name in filter(None, at.split(".")):
+        value = value.get(name) if isinstance(value, dict) else None
+    return None if isinstance(value, dict) else value
+
+
 def _in_table(kind: Any, at: str, why: str) -> str:  # noqa: ANN401 -- any type of a setting's
     """Why one table of a list is wrong, with the names that could have been meant."""
     hints = get_type_hints(kind) if hasattr(kind, "__struct_fields__") else {}
     said = re.fullmatch(r"object contains unknown field (.+)", why)
     if said:
         return f"no such key {said[1]}{_near(said[1], hints)}"
+    said = re.fullmatch(r"object missing required field (.+)", why)
+    if said:
+        return f"needs the key {said[1]}"
     said = re.fullmatch(r"invalid enum value '(.*)'", why)
     known = get_args(hints.get(at.rpartition(".")[2]))
     if said and known:
@@ -1028,10 +1042,15 @@ def _shown(loaded: Loaded) -> dict[str, Any]:
     return values | {"database.dsn": redacted(loaded.config.database.dsn)} | loaded.references
 
 
+_WIDEST = 64
+"""Characters of a value that move the column of sources; lists of tables are longer."""
+
+
 def render(loaded: Loaded) -> str:
     """Show every key, its value and its source, one aligned line each; it is TOML, too."""
     shown = {key: _toml(value) for key, value in _shown(loaded).items()}
-    left, right = max(map(len, shown)), max(map(len, shown.values()))
+    left = max(map(len, shown))
+    right = max((len(one) for one in shown.values() if len(one) <= _WIDEST), default=0)
     return "\n".join(
         printable(f"{key:{left}} = {value:{right}}  # {loaded.sources[key]}")
         for key, value in shown.items()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from running import CORPUS
+from sipsidecar.cli import sorting
 from terminal import Run
 
 MATCHERS = """
@@ -51,9 +52,11 @@ def test_what_is_left_out_of_a_large_file_is_counted(
     run: Run, matchers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sorting, "MAX_HOPS", 1)
-    shown = run("cohorts", "test", str(CAPTURE), "--config", str(matchers), "--json")
-    assert len(shown.rows) == 1
-    assert "INVITEs after the first 1 hops are left out" in shown.err
+    said = run(
+        "cohorts", "test", CORPUS / "kamailio/j_failover.pcap", "--config", matchers, "--json"
+    )
+    assert len(said.rows) == 1
+    assert "INVITEs after the first 1 hops are left out" in said.err
 
 
 def test_every_hop_of_a_stored_call_is_shown(run: Run, matchers: Path, dsn: str) -> None:

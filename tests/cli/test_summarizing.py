@@ -102,7 +102,7 @@ def test_a_day_is_of_the_date_that_is_given(run: Run, stored: str) -> None:
     assert [one["answered"] for one in row["period"]] == [8]
     empty = run("summary", "--dsn", stored, "--day", "2020-01-01")
     assert empty.code == 1
-    assert "No calls ended on that day." in empty.out
+    assert "No calls ended in that day." in empty.out
 
 
 class Tags(HTMLParser):

@@ -421,6 +421,22 @@ async def test_a_flood_is_not_listened_to_until_the_next_turn(
         watch.close()
 
 
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_a_flood_of_answers_is_one_too(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pinger, "MOST_HEARD", 50)
+
+    async with serving(transport, lambda request: [reply(request)] * 100) as server:
+        watch = Watch(peer(uri_of(server, transport)))
+        await watch.once()
+        await until(lambda: not watch.status().lines[0].connected)
+        assert watch.state().answered == 1  # it lives, all the same
+        await watch.once()
+        assert (watch.state().answered, watch.pingers.faults) == (2, 0)
+        watch.close()
+
+
 async def test_a_loop_that_stood_still_is_no_miss() -> None:
     def answers(request: bytes) -> list[bytes]:
         time.sleep(0.1 + pinger.LATE + 0.1)
@@ -735,7 +751,7 @@ async def test_a_file_of_authorities_that_cannot_be_read_is_said(
         assert found is not None
         assert (found.verified, found.why, found.subject) == (None, "ca", "behind")
     assert [one.getMessage() for one in caplog.records] == [
-        "/nowhere.pem: No such file or directory"
+        "trunks.peers: ca /nowhere.pem: No such file or directory; it verifies no certificate"
     ]
 
 

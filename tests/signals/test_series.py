@@ -212,6 +212,19 @@ def test_the_normal_share_is_drawn_from_all_hours_over_the_day_to_the_week() -> 
     assert history.expect(hour)[0] == pytest.approx(week, rel=1e-12)
 
 
+def test_where_shares_wander_half_of_the_days_say_what_is_not_abnormal() -> None:
+    history = History("call:all")
+    hour = MONDAY // 60 + 10
+    for day, failed in zip(range(1, 8), (60, 70, 80, 90, 600, 110, 20), strict=True):
+        history.load(hour - 24 * day, [60, 1000, failed, *[0] * (WIDTH - 3)])
+    calm, wandering = [1.0] * len(COUNTED), [2.0] * len(COUNTED)
+    assert history.expect(hour, calm)[0] == history.expect(hour)[0] < 0.06
+    assert history.expect(hour, wandering)[0] == pytest.approx(0.08)
+    history.load(hour - 24 * 7, [0, 0, 480, *[0] * (WIDTH - 3)])
+    assert history.expect(hour, wandering)[0] == history.expect(hour)[0] > 0.3
+    assert History("call:new").expect(hour, wandering)[0] == 0.5
+
+
 def test_a_category_that_never_was_is_rare_and_not_impossible() -> None:
     history = History("call:all")
     for each in range(168):

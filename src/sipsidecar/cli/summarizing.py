@@ -132,7 +132,7 @@ def parts(found: dict[str, Rows], since_us: int, days: int) -> Iterator[Part]:
     last = next((row for row in found["period"] if row["time"] < since_us), {})
     name = "day" if days == 1 else "week"
     if not this:
-        yield Part("Figures", (), (), f"No calls ended on that {name}.")
+        yield Part("Figures", (), (), f"No calls ended in that {name}.")
     else:
         shown = [
             (label, _said(form, this.get(key)), _said(form, last.get(key)))

@@ -23,8 +23,8 @@ _COLUMNS = ("receiver", "kind", "opened", "cleared", "advice")
 _HINTS = {
     "refused": "nobody listens there: check its url, and whether it runs",
     "timeout": "no answer in time: check its url, and the firewall between",
-    "tls": "its certificate is not trusted: check the name in its url, or add its authority to the"
-    " system's (SSL_CERT_FILE)",
+    "tls": "it speaks no TLS, or its certificate is not trusted: check its url, or add its authority"
+    " to the system's (SSL_CERT_FILE)",
     "dns": "no such host: check its url, and the resolvers of this machine",
     "no TLS": "offers no TLS, so it is not given the password: use smtps://, or no user",
     "not supported": "cannot do what is asked of it: check user, sender and to",

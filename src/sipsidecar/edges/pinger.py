@@ -426,6 +426,7 @@ class _Line:
         at = self._steady()
         self._heard_since += 1
         if self._heard_since > MOST_HEARD:
+            self._counts["strange"] += 1
             self.close()
             self._fail(_MissError("flood"))
             return
@@ -476,6 +477,7 @@ class _Datagrams(_Line):
         """Make the socket, if there is none; what was not asked for is read away."""
         if self._socket is not None:
             self._clear(self._socket)
+        if self.connected:  # what was read away may have been too much
             return
         family = socket.AF_INET6 if ":" in self.place.ip else socket.AF_INET
         try:
@@ -717,7 +719,8 @@ class _Authorities:
             try:
                 made = ssl.create_default_context(cafile=ca or None)
             except OSError as error:  # of ssl, too
-                log.warning("%s: %s", ca, error.strerror or type(error).__name__)
+                why = error.strerror or type(error).__name__
+                log.warning("trunks.peers: ca %s: %s; it verifies no certificate", ca, why)
             else:
                 # Names are looked at here, for certificates of SIP domains have URIs (RFC 5922 7.1).
                 made.check_hostname = False

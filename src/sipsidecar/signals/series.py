@@ -260,23 +260,25 @@ class History:
         """The share of each of `COUNTED` that is normal for an hour; itself is not asked.
 
         Where shares wander from hour to hour (`spread`), an hour of last week that was low by chance
-        makes nothing abnormal that the same hour of other days has.
+        makes nothing abnormal that the same hour of half of the other days has.
         """
         day, place = divmod(hour, 24)
         start, end = place * WIDTH, (place + 1) * WIDTH
         same_hour, same_week = [0] * WIDTH, [0] * WIDTH
-        for other, kept in self._days.items():
-            if other == day:
-                continue
-            part = kept[start:end]
+        parts = {other: kept[start:end] for other, kept in self._days.items() if other != day}
+        for other, part in parts.items():
             same_hour = [a + b for a, b in zip(same_hour, part, strict=True)]
             if (day - other) % 7 == 0:
                 same_week = [a + b for a, b in zip(same_week, part, strict=True)]
-        phi = spread or (1.0,) * len(COUNTED)
-        return [
-            _drawn(same_week, same_hour, self.sums, FIRST + i, wanders=each >= WANDERS)
-            for i, each in enumerate(phi)
-        ]
+        found = [_drawn(same_week, same_hour, self.sums, column) for column in range(FIRST, WIDTH)]
+        for i, each in enumerate(spread or ()):
+            if each >= WANDERS:
+                # The median, for one of the days may have been an outage.
+                known = [
+                    part[FIRST + i] / part[TOTAL] for part in parts.values() if part[TOTAL] > 0
+                ]
+                found[i] = min(max(found[i], median(known or [0.0])), 1.0)
+        return found
 
     def volume(self, hour: int) -> float | None:
         """Seizures a minute that an hour of the week has, or one of its neighbours: the fewest.
@@ -430,14 +432,12 @@ class MinuteRates:
         return mean, max(square - mean * mean, 0.0) ** 0.5
 
 
-def _drawn(
-    week: Sequence[int], day: Sequence[int], all_: Sequence[int], column: int, *, wanders: bool
-) -> float:
+def _drawn(week: Sequence[int], day: Sequence[int], all_: Sequence[int], column: int) -> float:
     """The share that is normal: of the hour of the week, drawn to that of the day, and of all."""
-    of_all = (max(all_[column], 0) + 0.5) / (max(all_[TOTAL], 0) + 1)
-    of_day = (max(day[column], 0) + DRAWN * of_all) / (max(day[TOTAL], 0) + DRAWN)
-    of_week = (max(week[column], 0) + DRAWN * of_day) / (max(week[TOTAL], 0) + DRAWN)
-    return min(max(of_week, of_day) if wanders else of_week, 1.0)
+    p = (max(all_[column], 0) + 0.5) / (max(all_[TOTAL], 0) + 1)
+    for part in (day, week):
+        p = (max(part[column], 0) + DRAWN * p) / (max(part[TOTAL], 0) + DRAWN)
+    return min(p, 1.0)
 
 
 _Counted: TypeAlias = tuple[int, int]

@@ -390,14 +390,14 @@ class Trunks:
     def receive_certificate(self, name: str, seen: SeenCertificate, at: int) -> None:
         """What a peer showed when a connection to it was made."""
         one = self._peers[name]
+        before = one.certificates.get(seen.place)
         known = one.fingerprints.pop(seen.fingerprint, False)
-        first = not one.fingerprints and not known
         one.fingerprints[seen.fingerprint] = True
         if len(one.fingerprints) > MAX_FINGERPRINTS:
             del one.fingerprints[next(iter(one.fingerprints))]
         one.certificates[seen.place] = seen
         self._forget_certificates(one)
-        if not (known or first):
+        if before is not None and before.fingerprint != seen.fingerprint and not known:
             until = f"until {_day(seen.not_after)}" if seen.not_after is not None else ""
             self._tell(one, at, "certificate", "", f"another certificate {until}".rstrip())
 

@@ -33,6 +33,14 @@ COMMENT ON COLUMN calls_recent.agent IS 'Voice agent, bot or queue, found as the
 CREATE TABLE kpi_minute (
     received_at timestamptz NOT NULL,
     minute_at timestamptz NOT NULL,
+    source text NOT NULL,
+    tenant text NOT NULL DEFAULT '',
+    trunk text NOT NULL DEFAULT '',
+    carrier text NOT NULL DEFAULT '',
+    direction text NOT NULL DEFAULT '',
+    region text NOT NULL DEFAULT '',
+    agent text NOT NULL DEFAULT '',
+    codec text NOT NULL DEFAULT '',
     attempts integer NOT NULL DEFAULT 0,
     redirected integer NOT NULL DEFAULT 0,
     unknown integer NOT NULL DEFAULT 0,
@@ -78,14 +86,6 @@ CREATE TABLE kpi_minute (
     rtt_sum_ms double precision,
     rrd_sum_ms double precision,
     call_id text NOT NULL DEFAULT '',
-    source text NOT NULL,
-    tenant text NOT NULL DEFAULT '',
-    trunk text NOT NULL DEFAULT '',
-    carrier text NOT NULL DEFAULT '',
-    direction text NOT NULL DEFAULT '',
-    region text NOT NULL DEFAULT '',
-    agent text NOT NULL DEFAULT '',
-    codec text NOT NULL DEFAULT '',
     pdd_buckets integer[],
     failed_srd_buckets integer[],
     setup_buckets integer[],
@@ -103,6 +103,14 @@ COMMENT ON TABLE kpi_minute IS 'Figures of one cohort in one minute; rows of one
 COMMENT ON TABLE kpi_minute_default IS 'Rows of weeks that have no partition of their own';
 COMMENT ON COLUMN kpi_minute.received_at IS 'When the minute was closed, by the sidecar''s own clock; the partition key';
 COMMENT ON COLUMN kpi_minute.minute_at IS 'Beginning of the minute in which the sidecar learned how a setup or call ended, by its own clock';
+COMMENT ON COLUMN kpi_minute.source IS 'call: as callers met it; trunk: each attempt by the trunk that it went to; register: REGISTERs';
+COMMENT ON COLUMN kpi_minute.tenant IS 'Tenant by the configuration''s matchers; other where none matched, empty where none are configured';
+COMMENT ON COLUMN kpi_minute.trunk IS 'Trunk, likewise; with source trunk the one of each attempt';
+COMMENT ON COLUMN kpi_minute.carrier IS 'Carrier, likewise';
+COMMENT ON COLUMN kpi_minute.direction IS 'Direction, likewise';
+COMMENT ON COLUMN kpi_minute.region IS 'Region, likewise';
+COMMENT ON COLUMN kpi_minute.agent IS 'Voice agent, bot or queue, likewise';
+COMMENT ON COLUMN kpi_minute.codec IS 'Negotiated codec where it is a known one, other for any other; empty: none was agreed on';
 COMMENT ON COLUMN kpi_minute.attempts IS 'INVITEs that ended, without own refusals and overflows; those of calls whose challenge was left unanswered, too';
 COMMENT ON COLUMN kpi_minute.redirected IS 'Of these, with a final 3xx: no seizures';
 COMMENT ON COLUMN kpi_minute.unknown IS 'Of these, nobody saw how they ended: no seizures';
@@ -148,14 +156,6 @@ COMMENT ON COLUMN kpi_minute.jitter_sum_ms IS 'Sum of jitter of directions of me
 COMMENT ON COLUMN kpi_minute.rtt_sum_ms IS 'Sum of round-trip times of directions of media, milliseconds';
 COMMENT ON COLUMN kpi_minute.rrd_sum_ms IS 'Sum of registration request delays (RFC 6076 4.1), milliseconds';
 COMMENT ON COLUMN kpi_minute.call_id IS 'Always empty: it is of no call, but every table has what rows are distributed by';
-COMMENT ON COLUMN kpi_minute.source IS 'call: as callers met it; trunk: each attempt by the trunk that it went to; register: REGISTERs';
-COMMENT ON COLUMN kpi_minute.tenant IS 'Tenant by the configuration''s matchers; other where none matched, empty where none are configured';
-COMMENT ON COLUMN kpi_minute.trunk IS 'Trunk, likewise; with source trunk the one of each attempt';
-COMMENT ON COLUMN kpi_minute.carrier IS 'Carrier, likewise';
-COMMENT ON COLUMN kpi_minute.direction IS 'Direction, likewise';
-COMMENT ON COLUMN kpi_minute.region IS 'Region, likewise';
-COMMENT ON COLUMN kpi_minute.agent IS 'Voice agent, bot or queue, likewise';
-COMMENT ON COLUMN kpi_minute.codec IS 'Negotiated codec where it is a known one, other for any other; empty: none was agreed on';
 COMMENT ON COLUMN kpi_minute.pdd_buckets IS 'How many with 100, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000, 32000, 60000 ms or less, each in the first bucket that takes it, and one more for all over it; without zeros at the end, NULL where there are none';
 COMMENT ON COLUMN kpi_minute.failed_srd_buckets IS 'How many with 100, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000, 32000, 60000 ms or less, each in the first bucket that takes it, and one more for all over it; without zeros at the end, NULL where there are none';
 COMMENT ON COLUMN kpi_minute.setup_buckets IS 'How many with 100, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000, 32000, 60000 ms or less, each in the first bucket that takes it, and one more for all over it; without zeros at the end, NULL where there are none';
@@ -177,31 +177,26 @@ CREATE INDEX kpi_minute_minute_at ON kpi_minute USING brin (
 CREATE TABLE code_minute (
     received_at timestamptz NOT NULL,
     minute_at timestamptz NOT NULL,
-    count integer NOT NULL,
-    node_id integer NOT NULL,
-    code smallint NOT NULL,
-    call_id text NOT NULL DEFAULT '',
     source text NOT NULL,
-    origin text NOT NULL DEFAULT '',
     tenant text NOT NULL DEFAULT '',
     trunk text NOT NULL DEFAULT '',
     carrier text NOT NULL DEFAULT '',
     direction text NOT NULL DEFAULT '',
     region text NOT NULL DEFAULT '',
     agent text NOT NULL DEFAULT '',
-    codec text NOT NULL DEFAULT ''
+    codec text NOT NULL DEFAULT '',
+    code smallint NOT NULL,
+    origin text NOT NULL DEFAULT '',
+    count integer NOT NULL,
+    node_id integer NOT NULL,
+    call_id text NOT NULL DEFAULT ''
 ) PARTITION BY RANGE (received_at);
 CREATE TABLE code_minute_default PARTITION OF code_minute DEFAULT;
 COMMENT ON TABLE code_minute IS 'How often one final code ended setups of one cohort in one minute; rows add up. To look at: codes_5min, codes_hour';
 COMMENT ON TABLE code_minute_default IS 'Rows of weeks that have no partition of their own';
 COMMENT ON COLUMN code_minute.received_at IS 'When the minute was closed, by the sidecar''s own clock; the partition key';
 COMMENT ON COLUMN code_minute.minute_at IS 'Beginning of the minute, by the sidecar''s own clock';
-COMMENT ON COLUMN code_minute.count IS 'How many setups it ended';
-COMMENT ON COLUMN code_minute.node_id IS 'The sidecar that wrote the row';
-COMMENT ON COLUMN code_minute.code IS 'Final status code; 0: nobody saw it';
-COMMENT ON COLUMN code_minute.call_id IS 'Always empty: it is of no call, but every table has what rows are distributed by';
 COMMENT ON COLUMN code_minute.source IS 'call: as callers met it; trunk: each attempt by the trunk that it went to; register: REGISTERs';
-COMMENT ON COLUMN code_minute.origin IS 'Who made it, as calls.final_origin; admission: own refusals; empty of attempts';
 COMMENT ON COLUMN code_minute.tenant IS 'Tenant by the configuration''s matchers; other where none matched, empty where none are configured';
 COMMENT ON COLUMN code_minute.trunk IS 'Trunk, likewise; with source trunk the one of each attempt';
 COMMENT ON COLUMN code_minute.carrier IS 'Carrier, likewise';
@@ -209,6 +204,11 @@ COMMENT ON COLUMN code_minute.direction IS 'Direction, likewise';
 COMMENT ON COLUMN code_minute.region IS 'Region, likewise';
 COMMENT ON COLUMN code_minute.agent IS 'Voice agent, bot or queue, likewise';
 COMMENT ON COLUMN code_minute.codec IS 'Negotiated codec where it is a known one, other for any other; empty: none was agreed on';
+COMMENT ON COLUMN code_minute.code IS 'Final status code; 0: nobody saw it';
+COMMENT ON COLUMN code_minute.origin IS 'Who made it, as calls.final_origin; admission: own refusals; empty of attempts';
+COMMENT ON COLUMN code_minute.count IS 'How many setups it ended; of source register REGISTERs, challenged ones too';
+COMMENT ON COLUMN code_minute.node_id IS 'The sidecar that wrote the row';
+COMMENT ON COLUMN code_minute.call_id IS 'Always empty: it is of no call, but every table has what rows are distributed by';
 CREATE INDEX code_minute_minute_at ON code_minute USING brin (
     minute_at,
     date_bin(interval '5 minutes', minute_at, timestamptz '2001-01-01 00:00:00+00'),
@@ -786,7 +786,7 @@ COMMENT ON COLUMN codes_5min.codec IS 'Negotiated codec where it is a known one,
 COMMENT ON COLUMN codes_5min.code IS 'Final status code; 0: nobody saw it';
 COMMENT ON COLUMN codes_5min.class IS '2xx, 3xx, 4xx, 5xx, 6xx or unknown';
 COMMENT ON COLUMN codes_5min.origin IS 'Who made it, as calls.final_origin; admission: own refusals; empty of attempts';
-COMMENT ON COLUMN codes_5min.count IS 'Setups that it ended';
+COMMENT ON COLUMN codes_5min.count IS 'Setups that it ended; of source register REGISTERs, challenged ones too';
 CREATE VIEW codes_hour AS
 SELECT * FROM codes('1 hour', now() - interval '100 days');
 COMMENT ON VIEW codes_hour IS 'Final codes per hour and cohort of the last 100 days; for other times and groups: codes(step, since, until, by)';
