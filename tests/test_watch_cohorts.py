@@ -20,7 +20,7 @@ TENANTS = ("red", "blue")
 
 
 def past() -> Past:
-    """Two days in which both trunks rang after 240 ms."""
+    """Two days in which both trunks rang after 240 ms, and one call of five met a busy line."""
     chance = random.Random(1)
     found = Past()
     series = {
@@ -39,9 +39,9 @@ def past() -> Past:
                     series=name,
                     minutes=60,
                     total=1000,
-                    answered=1000,
+                    answered=800,
                     effective=1000,
-                    counts=(0,) * len(CATEGORIES),
+                    counts=tuple(200 if one == "486" else 0 for one in CATEGORIES),
                     pdd_p95_ms=chance.gauss(240, 30),
                 )
             )
@@ -123,6 +123,26 @@ async def test_what_an_incident_says_first_is_of_the_fewest_calls_that_hold_it(b
     (opened,) = busy.watching.incidents(every=False)
     assert (opened["category"], opened["trunk"]) == ("5xx", "a")
     assert opened["summary"].startswith("trunk=a: 5xx "), "not its carrier, which is half well"
+
+
+async def test_while_an_incident_fades_it_names_the_calls_of_its_worst_time(busy: Busy) -> None:
+    for _ in range(3):
+        busy.traffic()
+        await busy.sleep(60)
+    bad = set()
+    for _ in range(3):
+        bad |= set(busy.traffic(final_code=503, answered=False, pdd_ms=None))
+        await busy.sleep(60)
+    seen = set()
+    for _ in range(40):
+        busy.traffic(calls=20)
+        busy.traffic(calls=1, final_code=486, answered=False, pdd_ms=None)
+        await busy.sleep(60)
+        (one,) = busy.watching.incidents(every=True)
+        assert one["call_ids"]
+        assert set(one["call_ids"]) <= bad, one
+        seen.add(one["state"])
+    assert seen == {"open", "cleared"}
 
 
 async def test_a_silent_trunk_is_told_with_calls_that_failed_since_and_no_others() -> None:

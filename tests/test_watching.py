@@ -644,6 +644,15 @@ async def test_switches_are_told_which_trunks_are_down() -> None:
     assert kamailio._down == {(1, "sip:127.0.0.1:9")}
 
 
+async def test_the_timeline_says_when_the_sidecar_began(world: World) -> None:
+    tasks = world.watching.tasks()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    (began,) = world.watching.timeline(0, world.at + MINUTE, 10, "sidecar", {})
+    assert (began["state"], began["at"]) == ("started", world.at)
+
+
 async def test_the_end_of_the_process_gives_out_the_open_minute(world: World) -> None:
     await world.look()
     world.setups(200, 200)
@@ -661,7 +670,7 @@ async def test_new_receivers_are_told_from_the_reload_on(world: World) -> None:
 
     receiver = Receiver(name="hook", kind="webhook", url="http://127.0.0.1:9/x")
     world.watching.reload(Config(alerts=Alerts(receivers=(receiver,))))
-    assert [one["name"] for one in world.watching._alerter.status()] == ["hook"]
+    assert [one["name"] for one in world.watching.receivers()] == ["hook"]
     await world.watching.close()
 
 

@@ -652,7 +652,7 @@ def _check_resolvers(resolvers: tuple[str, ...]) -> None:
             try:
                 parse_address(each)
             except ValueError:
-                why = "expected ADDR or ADDR:PORT such as 192.0.2.53 or [2001:db8::53]:53"
+                why = "expected ADDR or ADDR:PORT such as 192.0.2.53 or [::1]:53"
                 raise ValueError(f"{why}, got {each!r}") from None
 
 

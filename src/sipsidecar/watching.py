@@ -28,6 +28,7 @@ from sipsidecar.edges.pinger import Pingers
 from sipsidecar.edges.resolving import Resolving
 from sipsidecar.pipeline import Output, Pipeline
 from sipsidecar.signals.alarms import (
+    CATEGORIES,
     DIMENSIONS,
     Alarm,
     EventRecord,
@@ -162,6 +163,8 @@ class Watching:
             Dispatching(name, address, lease_seconds=config.trunks.lease_seconds)
             for name, address in config.trunks.kamailio.items()
         ]
+        self._worst: dict[tuple[str, str, Scope], tuple[float, tuple[str, ...]]] = {}
+        """Of alarms that held in the last look: how far from normal they were at most, and calls then."""
         self._calls_of: dict[tuple[str, str, Scope], tuple[str, ...]] = {}
         """Calls that alarms of trunks are about, while they hold."""
         self._switches = tuple(switches)
@@ -195,6 +198,8 @@ class Watching:
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Begin to look and to tell: no bug in that ends these tasks."""
+        # What an earlier life said of trunks holds no more: trunk_health leaves it out by this.
+        self.happened("sidecar", self._config.node.name, "started")
         parts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("figures", self._work),
             ("what was known", self._restore),
@@ -356,8 +361,9 @@ class Watching:
             for trunk, addresses in self._trunks.addresses().items():
                 self._traffic.receive_addresses(trunk, addresses, at)
             agents = self._pipeline.snapshot(self._loop.time()).agents
+            worst, self._worst = self._worst, {}
             for place, alarm in enumerate(found):
-                found[place] = self._with_calls(alarm)
+                found[place] = self._with_calls(alarm, worst.get(alarm.key))
                 await asyncio.sleep(0)
             for alarms in self._traffic.looks(at, agents):
                 found += alarms
@@ -380,13 +386,32 @@ class Watching:
             await asyncio.sleep(0)
         return found
 
-    def _with_calls(self, alarm: Alarm) -> Alarm:
-        """The alarm with calls that it is about: detectors see numbers alone."""
+    def _with_calls(self, alarm: Alarm, worst: tuple[float, tuple[str, ...]] | None) -> Alarm:
+        """The alarm with calls that it is about: detectors see numbers alone.
+
+        Those of its worst time: while it fades, what fails again is what always does.
+        """
         if alarm.call_ids or not alarm.active:
             return alarm
+        value, expected = alarm.value or 0.0, alarm.expected or 0.0
+        apart = abs(value - expected)
+        if worst is None or apart >= worst[0] or not worst[1]:
+            worst = apart, self._calls_with_most(alarm)
+        self._worst[alarm.key] = worst
+        return msgspec.structs.replace(alarm, call_ids=worst[1]) if worst[1] else alarm
+
+    def _calls_with_most(self, alarm: Alarm) -> tuple[str, ...]:
+        """Calls of an alarm; where it is of all failures, of the code that is there too often."""
         since = min(alarm.since or alarm.at, alarm.at - EXAMPLES_US)
-        found = self._examples.find(alarm.category, alarm.scope, since)
-        return msgspec.structs.replace(alarm, call_ids=found) if found else alarm
+        kinds = [alarm.category]
+        if alarm.category not in CATEGORIES:
+            codes = [str(code) for code, _ in alarm.codes]
+            kinds = [one if one in CATEGORIES else f"{one[0]}xx" for one in codes] + kinds
+        for kind in dict.fromkeys(kinds):
+            found = self._examples.find(kind, alarm.scope, since)
+            if found:
+                return found
+        return ()
 
     def _alarms_of_trunks(self, at: int) -> list[Alarm]:
         """What OPTIONS, certificates and DNS say, a trunk that is down with calls that it failed."""
@@ -533,6 +558,10 @@ class Watching:
             msgspec.to_builtins(one) | {"probing": lines.get(one.name)}
             for one in self._trunks.states(self._wall_us())
         ]
+
+    def receivers(self) -> list[dict[str, Any]]:
+        """How each receiver of alerts is reached."""
+        return self._alerter.status()
 
     def kpi(self, by: str | None, where: Mapping[str, str], minutes: int) -> list[dict[str, Any]]:
         """Figures of the last minutes of the cohorts of `where`; with `by` one of each value."""

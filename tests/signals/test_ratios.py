@@ -17,7 +17,7 @@ from sipsidecar.signals.minutes import (
     KpiMinute,
     Minutes,
 )
-from sipsidecar.signals.ratios import Ratios, added, kpi_figures, percentile, ratios
+from sipsidecar.signals.ratios import Ratios, added, kpi_figures, kpi_slices, percentile, ratios
 from sipsidecar.signals.snapshot import KpiScope
 
 T0 = 1_795_000_020_000_000 // MINUTE * MINUTE
@@ -203,3 +203,10 @@ def test_every_named_figure_has_a_field_that_is_there() -> None:
     assert {field for *_, field in module._SHOWN_DELAYS} <= fields
     assert set(module._SHOWN_COUNTS) <= set(KpiMinute.__struct_fields__)
     assert math.isclose(sum(1 for _ in module._SUMMED), len(KpiMinute.__struct_fields__) - 11)
+
+
+def test_figures_in_slices_are_the_same_and_come_last() -> None:
+    values = {"trunk": [str(number) for number in range(120)]}
+    *before, last = kpi_slices(Minutes(), values, T0)
+    assert before == [None, None, None]  # 121 scopes, 50 at a time
+    assert last == kpi_figures(Minutes(), values, T0)

@@ -554,7 +554,7 @@ def _kpi(kpi: KpiFigures) -> Iterator[Metric]:
             codes.add_metric((one.scope, one.value, what), count)
     yield from (delays, talk, codes)
     yield _labelled(
-        "kpi_limits", "What the caps cost; cohorts: counted as other in all", "cap", kpi.limits
+        "kpi_limits", "What caps of the watch left out, by what it was", "cap", kpi.limits
     )
     yield _gauge("kpi_left_out", "Configured values without figures here", kpi.left_out)
 

@@ -10,6 +10,7 @@ from sipsidecar.signals.chances import poisson_lower
 from sipsidecar.signals.gathering import COLUMN
 from sipsidecar.signals.rates import LONGEST, Finding, Held, Normal
 from sipsidecar.signals.series import COUNTED, FIRST, INEFFECTIVE, TOTAL, UNANSWERED
+from sipsidecar.signals.setups import NUMERATORS, kind_of_code
 from sipsidecar.signals.wording import (
     codes_text,
     line,
@@ -274,7 +275,9 @@ def surplus(
 
 
 def _counts_in(code: int, column: int) -> bool:
-    return column in (UNANSWERED, INEFFECTIVE, COLUMN[code])
+    if column == INEFFECTIVE:
+        return kind_of_code(code) not in NUMERATORS["ner_percent"]
+    return column in (UNANSWERED, COLUMN[code])
 
 
 def _line(

@@ -36,6 +36,9 @@ class Board:
     def trunks(self) -> list[dict[str, Any]]:
         return [{"name": "acme", "state": "active"}]
 
+    def receivers(self) -> list[dict[str, Any]]:
+        return [{"name": "pager", "up": True}]
+
     def kpi(self, by: str | None, where: Mapping[str, str], minutes: int) -> list[dict[str, Any]]:
         self.asked.append((by, dict(where), minutes))
         return [{"asr_percent": None}]
@@ -129,6 +132,7 @@ async def test_incidents_are_the_open_ones_unless_all_are_asked_for(
             assert board.asked.pop() is every
         assert (await served.ask("/v1/incidents?state=closed")).status == 400
         assert (await served.ask("/v1/trunks")).json == [{"name": "acme", "state": "active"}]
+        assert (await served.ask("/v1/receivers")).json == [{"name": "pager", "up": True}]
 
 
 async def test_a_marker_is_dated_now_or_as_its_poster_says(monkeypatch: pytest.MonkeyPatch) -> None:

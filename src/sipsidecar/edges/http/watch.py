@@ -89,6 +89,10 @@ class Watcher(Protocol):
         """Every peer that is looked after."""
         ...
 
+    def receivers(self) -> list[dict[str, Any]]:
+        """How each receiver of alerts is reached; nothing secret."""
+        ...
+
     def kpi(self, by: str | None, where: Mapping[str, str], minutes: int) -> list[dict[str, Any]]:
         """Figures of the last minutes of the cohorts of `where`; with `by` one of each value."""
         ...
@@ -118,6 +122,10 @@ def watch_pages(watcher: Watcher) -> dict[str, Page]:
         ),
         "/v1/trunks": Page(
             "trunks that are looked after: state, OPTIONS, certificate, DNS", refusing(pages.trunks)
+        ),
+        "/v1/receivers": Page(
+            "who is told of incidents: reached or not, what waits, was sent, failed",
+            refusing(pages.receivers),
         ),
         "/v1/kpi": Page(
             f"figures of the last minutes: ?minutes=5 (at most {MAX_MINUTES}), {where}; ?by=trunk for"
@@ -170,6 +178,9 @@ class _Pages:
 
     def trunks(self, _: Request) -> web.Response:
         return json_response(self._watcher.trunks())
+
+    def receivers(self, _: Request) -> web.Response:
+        return json_response(self._watcher.receivers())
 
     def kpi(self, request: Request) -> web.Response:
         given = query(request)

@@ -28,7 +28,8 @@ COMMENT ON COLUMN calls_recent.agent IS 'Voice agent, bot or queue, found as the
 -- take as much room as code_minute itself, and answer no question: what is asked for is a range of
 -- time. A BRIN index finds its pages, for rows come in the order of time; it has each expression that
 -- the views group by, so that a condition on their time finds them, too. Partitions are weeks: of 400
--- days there would be 400, and every plan looks through all of them.
+-- days there would be 400, and every plan looks through all of them. What names a cohort stands first,
+-- for by it most questions pass over most rows.
 
 CREATE TABLE kpi_minute (
     received_at timestamptz NOT NULL,
