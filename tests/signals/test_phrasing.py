@@ -11,7 +11,7 @@ from sipsidecar.signals.phrasing import (
     volume_alarm,
 )
 from sipsidecar.signals.rates import Finding, Held, Normal
-from sipsidecar.signals.series import COUNTED, FIRST, TOTAL, UNANSWERED, WIDTH
+from sipsidecar.signals.series import COUNTED, FIRST, INEFFECTIVE, TOTAL, UNANSWERED, WIDTH
 
 TUESDAY = 20_060 * 1440
 MINUTE = TUESDAY + 14 * 60 + 10
@@ -154,6 +154,12 @@ def test_a_surplus_is_what_is_over_the_usual_mix_of_codes() -> None:
     assert surplus(minutes, learned, FIRST, 10.0) == ()
     assert surplus(minutes, {403: 10, 484: 0, 499: 10}, FIRST, 2.0) == ((484, 5),)
     assert surplus(minutes, learned, FIRST + 3, 15.0) == ((404, 25),)
+
+
+def test_people_s_doing_is_no_surplus_of_calls_that_the_network_failed() -> None:
+    minutes = [(486, 27, 503, 4), (603, 5, 408, 2)]
+    assert surplus(minutes, {}, INEFFECTIVE, 0.0) == ((503, 4), (408, 2))
+    assert surplus(minutes, {}, UNANSWERED, 0.0)[0] == (486, 27)
 
 
 def test_without_a_known_mix_the_surplus_is_divided_as_the_codes_are() -> None:

@@ -318,11 +318,11 @@ CODECS: Final = frozenset(
     {
         "AMR", "AMR-WB", "DVI4", "EVS", "G711", "G719", "G722", "G722.1", "G723", "G726-16", "G726-24",
         "G726-32", "G726-40", "G728", "G729", "G729A", "G729D", "G729E", "G7221", "GSM", "GSM-EFR",
-        "GSM-HR-08", "ILBC", "ISAC", "L16", "LPC", "LYRA", "MPA", "MP4A-LATM", "OPUS", "PCMA",
-        "PCMA-WB", "PCMU", "PCMU-WB", "QCELP", "SILK", "SPEEX", "VMR-WB",
+        "GSM-HR-08", "iLBC", "iSAC", "L16", "LPC", "LYRA", "MPA", "MP4A-LATM", "opus", "PCMA",
+        "PCMA-WB", "PCMU", "PCMU-WB", "QCELP", "SILK", "speex", "VMR-WB",
     }
 )  # fmt: skip
-"""Encoding names of RTP that may name a cohort, in capitals; all others are `other`."""
+"""Encoding names of RTP that may name a cohort, as IANA spells them; all others are `other`."""
 _CODEC: Final = {form: name for name in CODECS for form in (name, name.lower())}
 
 
@@ -818,7 +818,7 @@ def _labels(source: str, record: CallRecord | AttemptRecord) -> Labels:
 
 def codec_label(name: str | None) -> str:
     """Turn a negotiated codec, which strangers name, into the value of the dimension."""
-    return (_CODEC.get(name) or _CODEC.get(name.upper(), OTHER)) if name else ""
+    return (_CODEC.get(name) or _CODEC.get(name.lower(), OTHER)) if name else ""
 
 
 def _own_trunk(setup: Setup) -> Labels | None:
