@@ -34,8 +34,10 @@ SIZE: Final = 192
 """Minutes that are kept one by one: the hour that is learned last, the delay, and room to take back."""
 DRAWN: Final = 300
 """Calls that the wider figure counts as."""
-DIFFERS: Final = 2.0
-"""Deviations from which on an hour of the week surely differs from that hour of all days."""
+DIFFERS: Final = 1.0
+"""Deviations up to which an hour of the week differs from that hour of all days by luck."""
+WANDERS: Final = 2.0
+"""Spread from which on counts do not only vary by luck."""
 PDD, JITTER = 0, 1
 
 _MEDIAN_OF_SQUARE: Final = 0.4549
@@ -259,23 +261,27 @@ class History:
     def expect(self, hour: int, spread: Sequence[float] | None = None) -> list[float]:
         """The share of each of `COUNTED` that is normal for an hour; itself is not asked.
 
-        An hour of the week that does not surely differ from the same hour of all days has the share
-        of these: what it had last week is luck, the more so where shares wander (`spread`).
+        An hour of the week that differs from the same hour of all days by no more than luck has the
+        share of these. Where shares wander from hour to hour (`spread`), one that was low makes nothing
+        abnormal that the same hour of half of the other days has.
         """
         day, place = divmod(hour, 24)
         start, end = place * WIDTH, (place + 1) * WIDTH
         same_hour, same_week = [0] * WIDTH, [0] * WIDTH
-        for other, kept in self._days.items():
-            if other == day:
-                continue
-            part = kept[start:end]
+        parts = {other: kept[start:end] for other, kept in self._days.items() if other != day}
+        for other, part in parts.items():
             same_hour = [a + b for a, b in zip(same_hour, part, strict=True)]
             if (day - other) % 7 == 0:
                 same_week = [a + b for a, b in zip(same_week, part, strict=True)]
-        phi = spread or (1.0,) * len(COUNTED)
-        return [
-            _drawn(same_week, same_hour, self.sums, FIRST + i, each) for i, each in enumerate(phi)
-        ]
+        found = [_drawn(same_week, same_hour, self.sums, column) for column in range(FIRST, WIDTH)]
+        for i, each in enumerate(spread or ()):
+            if each >= WANDERS:
+                # The median, for one of the days may have been an outage.
+                known = [
+                    part[FIRST + i] / part[TOTAL] for part in parts.values() if part[TOTAL] > 0
+                ]
+                found[i] = min(max(found[i], median(known or [0.0])), 1.0)
+        return found
 
     def volume(self, hour: int) -> float | None:
         """Seizures a minute that an hour of the week has, or one of its neighbours: the fewest.
@@ -429,14 +435,12 @@ class MinuteRates:
         return mean, max(square - mean * mean, 0.0) ** 0.5
 
 
-def _drawn(
-    week: Sequence[int], day: Sequence[int], all_: Sequence[int], column: int, phi: float
-) -> float:
+def _drawn(week: Sequence[int], day: Sequence[int], all_: Sequence[int], column: int) -> float:
     """The share that is normal: of the hour of the week, drawn to that of the day, and of all."""
     p = (max(all_[column], 0) + 0.5) / (max(all_[TOTAL], 0) + 1)
     p = (max(day[column], 0) + DRAWN * p) / (max(day[TOTAL], 0) + DRAWN)
     n, k = max(week[TOTAL], 0), max(week[column], 0)
-    if (k - n * p) ** 2 > DIFFERS**2 * phi * n * p * (1 - p):
+    if (k - n * p) ** 2 > DIFFERS**2 * n * p * (1 - p):
         p = (k + DRAWN * p) / (n + DRAWN)
     return min(p, 1.0)
 
