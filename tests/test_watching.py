@@ -191,6 +191,8 @@ async def test_server_errors_after_a_good_day_become_one_incident_and_it_ends(wo
     assert [one["category"] for one in opened] == ["5xx"]
     assert opened[0]["severity"] == "page"
     assert opened[0]["call_ids"]
+    assert not {"revision", "received_at", "call_id"} & opened[0].keys()
+    assert msgspec.json.decode(opened[0]["evidence"])["alarms"]
     for _ in range(40):
         await world.minute(*[200] * 40)
     assert world.watching.incidents(every=False) == []
@@ -529,11 +531,11 @@ async def test_an_incident_that_came_back_is_shown_once(world: World) -> None:
     def row(state: str, revision: int) -> IncidentRecord:
         return IncidentRecord(
             incident="5xx-1", received_at=BEGIN, revision=revision, category="5xx", state=state,
-            severity="page", opened_at=BEGIN, last_seen_at=BEGIN,
+            severity="page", opened_at=BEGIN, last_seen_at=BEGIN + revision,
         )  # fmt: skip
 
     world.watching._ended += [row("cleared", 1), row("cleared", 3)]
-    assert [one["revision"] for one in world.watching.incidents(every=True)] == [3]
+    assert [one["last_seen_at"] for one in world.watching.incidents(every=True)] == [BEGIN + 3]
     world.watching._incidents.restore([row("open", 4)])
     assert [one["state"] for one in world.watching.incidents(every=True)] == ["open"]
 

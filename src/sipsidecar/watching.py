@@ -549,7 +549,7 @@ class Watching:
         if every:
             for row in reversed(self._ended):  # one that was reopened ended more than once
                 rows.setdefault(row.incident, row)
-        return [msgspec.to_builtins(row) for row in rows.values()]
+        return [_shown_incident(row) for row in rows.values()]
 
     def trunks(self) -> list[dict[str, Any]]:
         """Every peer that is looked after: what is known of it, and how it is asked."""
@@ -721,6 +721,16 @@ def _trunk_figures(one: PeerState, at: int) -> TrunkFigures:
         certificate_days=one.certificate_days,
         failures=one.missed if one.probed else one.seen_missed,
     )
+
+
+def _shown_incident(row: IncidentRecord) -> dict[str, Any]:
+    """An incident as a page shows it: without what only its row needs, its evidence as an object."""
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    for name in ("call_id", "received_at", "revision"):
+        del fields[name]
+    if row.evidence is not None:
+        fields["evidence"] = msgspec.Raw(row.evidence.encode())
+    return fields
 
 
 def _event_of(row: StateRecord) -> EventRecord:
