@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from listeners import until
-from sipsidecar import admitting
+from sipsidecar import admitting, guarding
 from sipsidecar.admitting import Admitting, NotAtWorkError
 from sipsidecar.config import AdmissionSettings, Config
 from sipsidecar.pipeline import Pipeline
@@ -93,8 +93,8 @@ async def working() -> AsyncIterator[World]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admitting, "EVERY", 0.005)
-    monkeypatch.setattr(admitting, "FIRST_PAUSE", 0.005)
-    monkeypatch.setattr(admitting, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(guarding, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(guarding, "LONGEST_PAUSE", 0.02)
 
 
 async def test_rules_that_cannot_be_read_leave_switches_to_themselves_until_they_can_again(

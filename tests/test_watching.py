@@ -271,7 +271,7 @@ async def test_a_bug_costs_a_turn_and_is_counted(
 async def test_a_part_that_fails_begins_again_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sipsidecar.watching.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("sipsidecar.guarding.FIRST_PAUSE", 0.001)
     world = World()
     tries: list[int] = []
     enough = asyncio.Event()
@@ -370,8 +370,8 @@ def hour_of(at: int, series: str = "call:all") -> BaselineHour:
 async def test_what_is_left_is_taken_up_once_though_the_database_fails_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sipsidecar.watching.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("sipsidecar.watching.LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("sipsidecar.guarding.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("sipsidecar.watching.RESTORE_EVERY", 0.001)
     past = Past()
     past.hours = [hour_of(BEGIN - HOUR)]
     fails: list[Exception] = [ZeroDivisionError(), StoreError("it is away")]
@@ -384,7 +384,7 @@ async def test_what_is_left_is_taken_up_once_though_the_database_fails_in_it(
 
     monkeypatch.setattr(past, "events", fail)
     world = World(past=past)
-    keeping = asyncio.create_task(world.watching._keep("it", world.watching._restore))
+    keeping = asyncio.create_task(world.watching._guard.keep("it", world.watching._restore))
     await asyncio.sleep(0.05)
     keeping.cancel()
     assert not fails

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +15,7 @@ from sipsidecar.edges.kamailio.evapi import KamailioAsk
 from sipsidecar.edges.kamailio.push import KamailioPush
 from sipsidecar.edges.outbound import Outbound
 from sipsidecar.edges.probing import Prober
+from sipsidecar.guarding import Guard
 from sipsidecar.pipeline import Output, Pipeline
 from sipsidecar.signals import telling
 from sipsidecar.signals.admission import Admission, Policy
@@ -47,10 +48,6 @@ STEP = 60.0
 """Seconds of figures that are kept where no rule looks back."""
 TELL_SHARE = 0.1
 """Of the time, to find out and say what switches must know: with many rules that takes milliseconds."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before a part that failed begins again."""
-COMPLAIN_EVERY = 600.0
-"""Seconds between two tracebacks of one part."""
 
 log = logging.getLogger("sipsidecar.admission")
 
@@ -143,9 +140,7 @@ class Admitting:
         if said.outbound_listen:
             self._outbound = Outbound(self.ask, name_of=switchboard.name_of)
         self._seconds = Histogram(DECISION_BOUNDS)
-        self.faults = 0
-        """Bugs here that cost something: a part's beginning again, or a turn."""
-        self._complained: dict[str, float] = {}
+        self._guard = Guard("admission", log)
         self._at_work = True
         self._told_until = 0.0
         self._telling: asyncio.TimerHandle | None = None
@@ -160,6 +155,11 @@ class Admitting:
         if self._outbound is not None:
             await self._outbound.open(*parse_address(self._config.admission.outbound_listen))
 
+    @property
+    def faults(self) -> int:
+        """Bugs here that cost something: a part's beginning again, or a turn."""
+        return self._guard.faults
+
     async def close(self) -> None:
         """End listening."""
         if self._telling is not None:
@@ -170,8 +170,8 @@ class Admitting:
     def tasks(self) -> list[asyncio.Task[None]]:
         """Begin to look, to tell and to be asked: no bug in that ends these tasks."""
         return [
-            asyncio.create_task(self._keep("the rules", self._work), name="admission"),
-            asyncio.create_task(self._keep("the checks", self._prober.run), name="checks"),
+            asyncio.create_task(self._guard.keep("the rules", self._work), name="admission"),
+            asyncio.create_task(self._guard.keep("the checks", self._prober.run), name="checks"),
         ]
 
     async def _work(self) -> None:
@@ -185,34 +185,12 @@ class Admitting:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._look())
                 for told in self._told:
-                    group.create_task(self._keep("telling a switch", told.run))
+                    group.create_task(self._guard.keep("telling a switch", told.run))
                 for asked in self._asked:
-                    group.create_task(self._keep("being asked", asked.run))
+                    group.create_task(self._guard.keep("being asked", asked.run))
         except Exception:
             self._at_work = False
             raise
-
-    async def _keep(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Keep a part running: when it fails it begins again, and nothing else ends by it."""
-        pause = FIRST_PAUSE
-        while True:
-            began = self._loop.time()
-            try:
-                await run()
-            except Exception as error:  # noqa: BLE001 -- a bug must not end the capture
-                self._fault(what, error)
-            if self._loop.time() - began > LONGEST_PAUSE:
-                pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _fault(self, what: str, error: Exception) -> None:
-        """Count a bug, and say where it is."""
-        self.faults += 1
-        now = self._loop.time()
-        if now >= self._complained.get(what, now):
-            self._complained[what] = now + COMPLAIN_EVERY
-            log.error("admission: %s failed", what, exc_info=error)
 
     def reload(self, config: Config) -> None:
         """Put other rules in force; what they need and a run cannot take is said."""
@@ -250,7 +228,7 @@ class Admitting:
         try:
             return self._take_in(outputs, setups, now)
         except Exception as error:  # noqa: BLE001 -- a bug costs a turn of admission, not of capture
-            self._fault("a turn", error)
+            self._guard.fault("a turn", error)
             return []
 
     def _take_in(
@@ -333,7 +311,7 @@ class Admitting:
         try:
             self._show(self._loop.time())
         except Exception as error:  # noqa: BLE001 -- whoever asks gets his answer
-            self._fault("telling", error)
+            self._guard.fault("telling", error)
 
     def _show(self, now: float) -> None:
         if self._telling is not None:

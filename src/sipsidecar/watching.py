@@ -26,6 +26,7 @@ from sipsidecar.edges.kamailio.dispatching import Dispatching
 from sipsidecar.edges.otel import Exporter
 from sipsidecar.edges.pinger import Pingers
 from sipsidecar.edges.resolving import Resolving
+from sipsidecar.guarding import Guard
 from sipsidecar.pipeline import Output, Pipeline
 from sipsidecar.signals.alarms import (
     CATEGORIES,
@@ -77,10 +78,10 @@ COUNTS = (
 """Of live figures, what the shares are of."""
 MAX_REBUILT = 100_000
 """Calls of an earlier life whose end was counted; of more one may be counted again."""
+RESTORE_EVERY = 60.0
+"""Seconds between two tries to read what an earlier life left."""
 MAX_PENDING = 50_000
 """Rows that wait to be stored, when nothing takes them."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-COMPLAIN_EVERY = 600.0
 
 log = logging.getLogger("sipsidecar.watch")
 
@@ -182,15 +183,17 @@ class Watching:
         self._shown: KpiFigures | None = None
         self._shown_at = self._asked_at = 0.0
         self._counts: Counter[str] = Counter()
-        self.faults = 0
-        """Bugs here that cost something: a part's beginning again, or a turn."""
+        self._guard = Guard("watch", log)
         self.rows_lost = 0
-        self._closing = False
-        self._complained: dict[str, float] = {}
+
+    @property
+    def faults(self) -> int:
+        """Bugs here that cost something: a part's beginning again, or a turn."""
+        return self._guard.faults
 
     async def close(self) -> None:
         """Let go of what others hold for us, and of connections."""
-        self._closing = True
+        self._guard.ending = True
         closing = [self._alerter.close()]
         if self._exporter is not None:
             closing.append(self._exporter.close())
@@ -210,31 +213,7 @@ class Watching:
         if self._exporter is not None:
             parts.append(("spans", self._exporter.run))
         parts += [(f"dispatcher of {one.name}", one.run) for one in self._dispatchings]
-        return [asyncio.create_task(self._keep(what, run), name=what) for what, run in parts]
-
-    async def _keep(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Keep a part running: when it fails it begins again, and nothing else ends by it."""
-        pause = FIRST_PAUSE
-        while True:
-            began = self._loop.time()
-            try:
-                await run()
-            except Exception as error:  # noqa: BLE001 -- a bug must not end the capture
-                self._fault(what, error)
-            if self._closing:
-                return
-            if self._loop.time() - began > LONGEST_PAUSE:
-                pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _fault(self, what: str, error: Exception) -> None:
-        """Count a bug, and say where it is."""
-        self.faults += 1
-        now = self._loop.time()
-        if now >= self._complained.get(what, now):
-            self._complained[what] = now + COMPLAIN_EVERY
-            log.error("watch: %s failed", what, exc_info=error)
+        return [asyncio.create_task(self._guard.keep(what, run), name=what) for what, run in parts]
 
     # -- what happens
 
@@ -244,7 +223,7 @@ class Watching:
             try:
                 self._take_in(outputs, setups, self._wall_us())
             except Exception as error:  # noqa: BLE001 -- a bug costs a turn of figures, not of capture
-                self._fault("a turn", error)
+                self._guard.fault("a turn", error)
         rows, self._pending = self._pending, []
         return rows
 
@@ -482,7 +461,7 @@ class Watching:
                 break
             except StoreError as error:  # it went away again: no bug
                 log.warning("what an earlier life left cannot be read yet: %s", error)
-                await asyncio.sleep(LONGEST_PAUSE)
+                await asyncio.sleep(RESTORE_EVERY)
         # All is there now: nothing of it is taken up a second time.
         earlier_hours = [hour for hour in hours if hour.received_at < self._began_us]
         async with self._judging:  # by all of it or by nothing
@@ -593,7 +572,7 @@ class Watching:
         try:
             return self._figures()
         except Exception as error:  # noqa: BLE001 -- as above
-            self._fault("figures to show", error)
+            self._guard.fault("figures to show", error)
             return WatchFigures(faults=self.faults)
 
     def _figures(self) -> WatchFigures:
@@ -664,7 +643,7 @@ class Watching:
             rows += [*kpis, *codes]
             rows += self._baseline.records(at, all_=True)
         except Exception as error:  # noqa: BLE001 -- a bug must not keep others' rows from the disk
-            self._fault("the end", error)
+            self._guard.fault("the end", error)
         self.happened("sidecar", self._config.node.name, "stopped")
         pending, self._pending = self._pending, []
         return [*pending, *rows]

@@ -562,7 +562,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=200, help="of each trouble")
-    parser.add_argument("--days", type=int, default=200, help="series-days of each without trouble")
+    parser.add_argument("--days", type=int, default=400, help="series-days of each without trouble")
     parser.add_argument("--seed", type=int, default=None, help="fresh ones if not said")
     parser.add_argument("--only", default="", help="rows whose name has this")
     parser.add_argument("--cost", type=int, default=0, help="of a minute of so many cohorts, only")

@@ -34,8 +34,6 @@ SIZE: Final = 192
 """Minutes that are kept one by one: the hour that is learned last, the delay, and room to take back."""
 DRAWN: Final = 300
 """Calls that the wider figure counts as."""
-DIFFERS: Final = 1.0
-"""Deviations up to which an hour of the week differs from that hour of all days by luck."""
 WANDERS: Final = 2.0
 """Spread from which on counts do not only vary by luck."""
 PDD, JITTER = 0, 1
@@ -261,9 +259,8 @@ class History:
     def expect(self, hour: int, spread: Sequence[float] | None = None) -> list[float]:
         """The share of each of `COUNTED` that is normal for an hour; itself is not asked.
 
-        An hour of the week that differs from the same hour of all days by no more than luck has the
-        share of these. Where shares wander from hour to hour (`spread`), one that was low makes nothing
-        abnormal that the same hour of half of the other days has.
+        Where shares wander from hour to hour (`spread`), an hour of last week that was low by chance
+        makes nothing abnormal that the same hour of half of the other days has.
         """
         day, place = divmod(hour, 24)
         start, end = place * WIDTH, (place + 1) * WIDTH
@@ -438,10 +435,8 @@ class MinuteRates:
 def _drawn(week: Sequence[int], day: Sequence[int], all_: Sequence[int], column: int) -> float:
     """The share that is normal: of the hour of the week, drawn to that of the day, and of all."""
     p = (max(all_[column], 0) + 0.5) / (max(all_[TOTAL], 0) + 1)
-    p = (max(day[column], 0) + DRAWN * p) / (max(day[TOTAL], 0) + DRAWN)
-    n, k = max(week[TOTAL], 0), max(week[column], 0)
-    if (k - n * p) ** 2 > DIFFERS**2 * n * p * (1 - p):
-        p = (k + DRAWN * p) / (n + DRAWN)
+    for part in (day, week):
+        p = (max(part[column], 0) + DRAWN * p) / (max(part[TOTAL], 0) + DRAWN)
     return min(p, 1.0)
 
 
