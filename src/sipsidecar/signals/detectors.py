@@ -224,6 +224,10 @@ class _Series:
     def holding(self) -> bool:
         return self.rates.holding or self.levels.holding
 
+    def is_due(self, minute: int) -> bool:
+        """Whether it is to learn how much its counts spread, and where its gauges usually are."""
+        return self.phi is None or minute - self.learned_at >= _DAY + self.stagger
+
     def slow_calls(self, minute: int) -> tuple[int, int]:
         """Slow calls, and all, of the last minutes: where they are is the trouble.
 
@@ -431,6 +435,9 @@ class Detectors:
         batch: list[Alarm] = []
         cost = 0
         for name, series in list(self._series.items()):
+            if series.is_due(minute) and cost:
+                yield batch  # what it learns is a slice of its own
+                batch, cost = [], 0
             cost += self._prepare(series, minute)
             found = self._judge(series, sums.get(name), minute)
             batch += found
@@ -445,7 +452,7 @@ class Detectors:
         hour = minute // 60
         normal = series.normal
         cost = 0
-        if series.phi is None or minute - series.learned_at >= _DAY + series.stagger:
+        if series.is_due(minute):
             history = series.history
             series.phi, series.learned_at = history.spread(), minute
             least = self._settings.arm_hours
