@@ -432,7 +432,7 @@ class Alerts(msgspec.Struct, frozen=True):
     ] = ""
     clear_seconds: Annotated[
         float, _meta("Time without any alarm after which an incident is over", 0, 86400)
-    ] = 600.0
+    ] = 60.0
     merge_seconds: Annotated[
         float, _meta("The same trouble within this time reopens its incident", 0, 86400)
     ] = 1800.0
