@@ -830,7 +830,7 @@ class Judge:
         held = Counter(lease.call_id for lease in net.leases)
         counted = Counter({(GLOBAL, ""): len(net.leases)})
         for lease in net.leases:
-            counted.update(zip(SCOPES, lease.cohort, strict=True))
+            counted.update(zip(SCOPES, lease.cohort, strict=False))
         assert dict(net.leases.active) == +counted
         admitted = 0
         for call_id, truth in net.truth.items():

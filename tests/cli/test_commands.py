@@ -13,8 +13,9 @@ from sipsidecar.cli import commands
 from terminal import Run, hostile_capture
 
 COMMANDS = (
-    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "mos", "freeswitch",
-    "admission", "dsn", "doctor", "check-config",
+    "run", "demo", "replay", "calls", "ladder", "pcap", "forget", "mos", "freeswitch", "admission",
+    "cohorts", "alerts", "timeline", "explain", "diagnose", "report", "summary", "dsn", "doctor",
+    "check-config",
 )  # fmt: skip
 
 
@@ -110,14 +111,14 @@ def test_the_configuration_is_printed_with_the_source_of_each_value(
     file = tmp_path / "sipsidecar.toml"
     file.write_text("[hep]\ntcp = false\nagents = { edge = 2001 }\n")
     monkeypatch.setenv("SIPSIDECAR_NODE__ID", "7")
-    dsn = "postgresql://me:secret@db/x"
+    dsn = "postgresql://me:hush-hush@db/x"
     said = run("check-config", "--config", file, "--dsn", dsn)
     assert said.code == 0
     assert re.search(rf"^hep\.tcp +{re.escape('= false')} +# file {file}$", said.out, re.MULTILINE)
     assert re.search(r"^node\.id += 7 +# env SIPSIDECAR_NODE__ID$", said.out, re.MULTILINE)
     assert re.search(r"^http\.listen += \"127.0.0.1:9080\" +# default$", said.out, re.MULTILINE)
     assert re.search(r"^database\.dsn += .*\*\*\*@db/x\" +# flag --dsn$", said.out, re.MULTILINE)
-    assert "secret" not in said.out
+    assert "hush-hush" not in said.out
     as_json = json.loads(run("check-config", "--config", file, "--json").out)
     assert as_json["hep.agents"] == {"value": {"edge": 2001}, "source": f"file {file}"}
 
