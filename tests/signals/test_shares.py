@@ -208,6 +208,21 @@ def test_a_shift_ends_although_what_was_learned_faded() -> None:
     assert line.until(1, 1.0, active=False, limit=3).adopted
 
 
+def test_a_shift_ends_soon_though_midnight_leaves_less_learned_than_arms() -> None:
+    line = Line(3)
+    line.now = T0 + DAY - 90 * MINUTE
+    line.run(21, 10, 0.0)
+    while line.share.learned < SETTINGS.arm_calls:
+        line.minute(1, 0.0)
+    line.until(10, 1.0, active=True, limit=60)
+    while line.now < T0 + DAY + 5 * MINUTE:
+        line.minute(10, 1.0)
+    assert not line.share.armed
+    mended = line.now
+    line.until(10, 0.0, active=False, limit=60)
+    assert line.now - mended <= 30 * MINUTE
+
+
 def test_kinds_and_notes_are_bounded() -> None:
     share = Share(ShareSettings(arm_calls=1), T0)
     share.receive((), T0, "c")

@@ -349,7 +349,8 @@ class Share:
     def _learn(self, at: int) -> None:
         """Let calls teach what is normal, when they are old enough and nothing is wrong."""
         shifted = self._shifted
-        while self._pending and (not self.armed or self._pending[0].at <= at - FRESH):
+        # In a shift they wait also where what was learned fades: by them it is known to be over.
+        while self._pending and (not (self.armed or shifted) or self._pending[0].at <= at - FRESH):
             bucket = self._pending.popleft()
             if shifted:
                 continue
